@@ -1,0 +1,73 @@
+"""The few layers that Keras lacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_resnet")
+class ZeroPadShortcut(keras.layers.Layer):
+    """The parameter-free shortcut across a change of shape: option A of the paper, section 3.3.
+
+    Takes every `stride`-th pixel and adds zero channels, split evenly on both sides (an odd one
+    goes to the end). Input `(batch, height, width, channels)`, output
+    `(batch, ceil(height / stride), ceil(width / stride), filters)`, same dtype, bit-exact.
+
+    The subsampling is a depthwise 1x1 convolution with a constant kernel of ones, not a strided
+    slice: TFLite's XNNPACK delegate has no strided slice, so a slice would cut the exported graph
+    into pieces that run on either side of it. The kernel is a constant of the graph, not a weight.
+
+    Args:
+        filters: output channels, at least the input's.
+        stride: step between the pixels that are kept.
+
+    Raises:
+        ValueError: if `filters` is less than the input's channels, or `stride` is less than 1.
+    """
+
+    def __init__(self, filters: int, stride: int = 1, **kwargs: Any):
+        super().__init__(**kwargs)
+        if stride < 1:
+            raise ValueError(
+                f"Argument `stride` must be a positive integer. Received: stride={stride}"
+            )
+        self.filters = filters
+        self.stride = stride
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        channels = input_shape[-1]
+        if channels is None or channels > self.filters:
+            raise ValueError(
+                "A zero-padded shortcut can only add channels: `filters` must be at least the "
+                f"input's channels. Received: filters={self.filters}, input shape {input_shape}"
+            )
+        self.kernel = np.ones((1, 1, channels, 1))
+        before = (self.filters - channels) // 2
+        self.channel_padding = (before, self.filters - channels - before)
+
+    def call(self, inputs: Any) -> Any:
+        outputs = inputs
+        if self.stride > 1:
+            kernel = ops.convert_to_tensor(self.kernel, dtype=inputs.dtype)
+            outputs = ops.depthwise_conv(
+                inputs, kernel, strides=self.stride, padding="valid", data_format="channels_last"
+            )
+        if any(self.channel_padding):
+            outputs = ops.pad(outputs, [(0, 0), (0, 0), (0, 0), self.channel_padding])
+        return outputs
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        batch, height, width, _ = input_shape
+        return (
+            batch,
+            None if height is None else -(-height // self.stride),
+            None if width is None else -(-width // self.stride),
+            self.filters,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "filters": self.filters, "stride": self.stride}

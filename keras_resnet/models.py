@@ -1,0 +1,373 @@
+"""The public builders, and the model class that remembers what it is."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_resnet import blocks
+from keras_resnet.architecture import BUILDERS, Architecture, get_architecture
+from keras_resnet.preprocessing import Preprocessing
+
+# Options of a builder that change its row of the table; their defaults are the row's values.
+_OVERRIDES = ("shortcut", "norm_momentum", "norm_epsilon", "zero_init_residual")
+
+
+@keras.saving.register_keras_serializable(package="keras_resnet")
+class ResidualNetwork(keras.Model):
+    """A functional model that carries its architecture, preprocessing and class names.
+
+    They are part of the configuration, so they survive `save`, `load_model` and cloning.
+
+    Attributes:
+        architecture: the `Architecture` that it was built from, or None.
+        preprocessing: the `Preprocessing` that its input expects.
+        class_names: a tuple of names in the order of the outputs, or None if not known.
+    """
+
+    # The names *args and **kwargs are what tells Keras that this class is a functional model.
+    def __init__(
+        self,
+        *args: Any,
+        architecture: Architecture | None = None,
+        preprocessing: Preprocessing | None = None,
+        class_names: Sequence[str] | None = None,
+        **kwargs: Any,
+    ):
+        with _deep_graphs():
+            super().__init__(*args, **kwargs)
+        self.architecture = architecture
+        self.preprocessing = preprocessing or Preprocessing()
+        self.class_names = None if class_names is None else tuple(class_names)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "architecture": self.architecture and self.architecture.to_dict(),
+            "preprocessing": self.preprocessing.to_dict(),
+            "class_names": self.class_names and list(self.class_names),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> ResidualNetwork:
+        config = dict(config)
+        if config.get("architecture"):
+            config["architecture"] = Architecture.from_dict(config["architecture"])
+        if config.get("preprocessing"):
+            config["preprocessing"] = Preprocessing.from_dict(config["preprocessing"])
+        with _deep_graphs():
+            return super().from_config(config, custom_objects=custom_objects)
+
+
+def create_model(name: str | Architecture, **arguments: Any) -> ResidualNetwork:
+    """Builds a network by its registry name, e.g. `create_model("resnet50", classes=10)`.
+
+    Args:
+        name: a name that `list_models` knows, or an `Architecture` of one's own.
+        **arguments: those of the builder of that name (`help(keras_resnet.ResNet50)`).
+
+    Raises:
+        ValueError: for an unknown name or a bad argument.
+    """
+    architecture = name if isinstance(name, Architecture) else get_architecture(name)
+    return _build(architecture, **arguments)
+
+
+def load_model(path: str | os.PathLike[str]) -> keras.Model:
+    """Loads a `.keras` file, in a fresh process too, whatever was imported before.
+
+    Nothing in the file is executed: Keras's safe mode is on.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no Keras model.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"No such model file: {path}")
+    with _deep_graphs():
+        return keras.saving.load_model(path, compile=False)
+
+
+def _build(
+    architecture: Architecture,
+    include_top: bool = True,
+    weights: str | os.PathLike[str] | None = None,
+    input_tensor: Any = None,
+    input_shape: tuple[int | None, int | None, int] | None = None,
+    pooling: str | None = None,
+    classes: int | None = None,
+    classifier_activation: str | Callable[..., Any] | None = "softmax",
+    name: str | None = None,
+    *,
+    sync_bn: bool = False,
+    preprocessing: Preprocessing | None = None,
+    class_names: Sequence[str] | None = None,
+    dtype: Any = None,
+    **overrides: Any,
+) -> ResidualNetwork:
+    unknown = sorted(set(overrides) - set(_OVERRIDES))
+    if unknown:
+        raise TypeError(
+            f"Unknown argument {unknown[0]!r} for {architecture.name}. The options are "
+            f"{[*_OVERRIDES, 'sync_bn', 'preprocessing', 'class_names', 'dtype']}. "
+            f"Received: {unknown[0]}={overrides[unknown[0]]!r}"
+        )
+    architecture = architecture.replace(**overrides)
+    classes = architecture.classes if classes is None else classes
+    _check_head(include_top, pooling, classes, class_names)
+    if input_shape is None and input_tensor is None:
+        size = architecture.input_size if include_top else None
+        input_shape = (size, size, 3)
+    _check_weights(weights)
+    inputs = _input(input_tensor, input_shape, dtype)
+
+    toolkit = blocks.Toolkit(
+        padding=architecture.padding,
+        conv_bias=architecture.conv_bias,
+        norm_momentum=architecture.norm_momentum,
+        norm_epsilon=architecture.norm_epsilon,
+        sync_bn=sync_bn,
+        dtype=dtype,
+    )
+    x = _stem(inputs, architecture, toolkit)
+    for stage in range(len(architecture.blocks)):
+        x = _stage(x, architecture, stage, toolkit)
+    x = _head(x, include_top, pooling, classes, classifier_activation, dtype)
+
+    source = inputs if input_tensor is None else keras.utils.get_source_inputs(inputs)
+    model = ResidualNetwork(
+        source,
+        x,
+        name=architecture.name if name is None else name,
+        architecture=architecture,
+        preprocessing=preprocessing,
+        class_names=class_names if include_top else None,
+    )
+    if weights is not None:
+        model.load_weights(weights)
+    return model
+
+
+def _stem(x: Any, architecture: Architecture, toolkit: blocks.Toolkit) -> Any:
+    imagenet = architecture.stem == "imagenet"
+    size, stride = (7, 2) if imagenet else (3, 1)
+    x = toolkit.conv(x, architecture.widths[0], size, stride=stride, name="stem_conv")
+    x = toolkit.norm(x, name="stem_norm")
+    x = toolkit.act(x, name="stem_act")
+    if imagenet:
+        # Behind a rectifier a margin of zeros never wins, so it equals one of minus infinity.
+        x = toolkit.pad(x, 1, name="stem_pool")
+        x = keras.layers.MaxPooling2D(3, strides=2, dtype=toolkit.dtype, name="stem_pool")(x)
+    return x
+
+
+def _stage(x: Any, architecture: Architecture, stage: int, toolkit: blocks.Toolkit) -> Any:
+    """Stage `stage`, counted from 0; its layers are named from stage2 on, like the paper's conv2_x.
+
+    The last layer of the last block, `stage<n>_block<m>_out`, is the feature map C<n>.
+    """
+    options: dict[str, Any] = {"toolkit": toolkit, "zero_scale": architecture.zero_init_residual}
+    branch: Callable[..., Any] = blocks.basic_branch
+    if architecture.block == "bottleneck":
+        branch = blocks.bottleneck_branch
+        options |= {"stride_on": architecture.stride_on, "expansion": architecture.expansion}
+    for block in range(architecture.blocks[stage]):
+        name = f"stage{stage + 2}_block{block + 1}"
+        stride = 2 if stage > 0 and block == 0 else 1
+        x = blocks.residual(
+            x,
+            functools.partial(
+                branch, filters=architecture.widths[stage], stride=stride, name=name, **options
+            ),
+            shortcut=architecture.shortcut,
+            stride=stride,
+            norm_on_projection=architecture.norm_on_projection,
+            toolkit=toolkit,
+            name=name,
+        )
+    return x
+
+
+def _head(
+    x: Any,
+    include_top: bool,
+    pooling: str | None,
+    classes: int,
+    activation: str | Callable[..., Any] | None,
+    dtype: Any,
+) -> Any:
+    """Pooling, logits and probabilities; the last in float32 also under mixed precision."""
+    if include_top or pooling == "avg":
+        x = keras.layers.GlobalAveragePooling2D(dtype=dtype, name="avg_pool")(x)
+    elif pooling == "max":
+        x = keras.layers.GlobalMaxPooling2D(dtype=dtype, name="max_pool")(x)
+    if include_top:
+        wide = _at_least_float32(dtype)
+        x = keras.layers.Dense(classes, dtype=wide, name="logits")(x)
+        if activation is not None:
+            x = keras.layers.Activation(activation, dtype=wide, name="predictions")(x)
+    return x
+
+
+def _at_least_float32(dtype: Any) -> str:
+    policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+    return "float64" if policy.compute_dtype == "float64" else "float32"
+
+
+def _input(input_tensor: Any, input_shape: Any, dtype: Any) -> Any:
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            "The networks are built for images (height, width, channels); call "
+            "keras.config.set_image_data_format('channels_last'). Received: "
+            f"image_data_format={keras.config.image_data_format()!r}"
+        )
+    if input_tensor is not None and not keras.backend.is_keras_tensor(input_tensor):
+        raise ValueError(
+            "Argument `input_tensor` must be a Keras tensor, e.g. keras.Input((224, 224, 3)). "
+            f"Received: a {type(input_tensor).__name__}"
+        )
+    shape = tuple(input_tensor.shape[1:]) if input_tensor is not None else input_shape
+    advice = "(height, width, channels), e.g. (224, 224, 3), with a height and width of at least 32"
+    if (
+        not isinstance(shape, tuple | list)
+        or len(shape) != 3
+        or not all(isinstance(n, int) or n is None for n in shape)
+        or shape[2] is None
+        or shape[2] < 1
+        or any(n is not None and n < 32 for n in shape[:2])
+    ):
+        argument = "input_shape" if input_tensor is None else "input_tensor"
+        raise ValueError(
+            f"Argument `{argument}` must be {advice}, or None for a size that varies. "
+            f"Received: shape {shape!r}"
+        )
+    if input_tensor is not None:
+        if input_shape is not None and tuple(input_shape) != tuple(shape):
+            raise ValueError(
+                "Arguments `input_tensor` and `input_shape` must agree; leave `input_shape` out. "
+                f"Received: a tensor of shape {shape}, input_shape={input_shape}"
+            )
+        return input_tensor
+    policy = keras.dtype_policies.get(dtype or keras.config.dtype_policy())
+    return keras.Input(tuple(shape), dtype=policy.variable_dtype, name="image")
+
+
+def _check_head(
+    include_top: Any, pooling: Any, classes: Any, class_names: Sequence[str] | None
+) -> None:
+    if not isinstance(include_top, bool):
+        raise ValueError(
+            f"Argument `include_top` must be True or False. Received: include_top={include_top!r}"
+        )
+    if pooling not in (None, "avg", "max"):
+        raise ValueError(
+            f"Argument `pooling` must be None, 'avg' or 'max'. Received: pooling={pooling!r}"
+        )
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
+        raise ValueError(
+            f"Argument `classes` must be a positive integer. Received: classes={classes!r}"
+        )
+    if class_names is not None and len(class_names) != classes:
+        raise ValueError(
+            "Argument `class_names` must hold one name per class. "
+            f"Received: {len(class_names)} names for classes={classes}"
+        )
+
+
+def _check_weights(weights: Any) -> None:
+    if weights is None:
+        return
+    # Checked before anything is built: building takes seconds.
+    if not isinstance(weights, str | os.PathLike) or not os.path.isfile(weights):
+        raise ValueError(
+            "Argument `weights` must be None (random values) or the path of a .keras or "
+            f".weights.h5 file of the same network. Received: weights={weights!r}"
+        )
+
+
+@contextlib.contextmanager
+def _deep_graphs() -> Iterator[None]:
+    """Room for networks of thousands of layers.
+
+    Keras walks a graph from its outputs by recursion, a frame or two per layer: ResNet-1202 has
+    4,200 layers on its longest path and exceeds Python's default limit of 1,000 frames.
+    """
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, 40_000))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+def _builder(public_name: str, architecture: Architecture) -> Callable[..., ResidualNetwork]:
+    """The public function of one row, with its real defaults in its signature."""
+
+    def build(*args: Any, **kwargs: Any) -> ResidualNetwork:
+        return _build(architecture, *args, **kwargs)
+
+    Parameter = inspect.Parameter
+    parameters = []
+    for parameter in inspect.signature(_build).parameters.values():
+        if parameter.name == "architecture":
+            continue
+        if parameter.kind is Parameter.VAR_KEYWORD:
+            parameters += [
+                Parameter(key, Parameter.KEYWORD_ONLY, default=getattr(architecture, key))
+                for key in _OVERRIDES
+            ]
+        elif parameter.name in ("name", "classes"):
+            parameters.append(parameter.replace(default=getattr(architecture, parameter.name)))
+        else:
+            parameters.append(parameter)
+    build.__name__ = build.__qualname__ = public_name
+    build.__doc__ = _DOC.format(
+        name=architecture.name, source=architecture.source, size=architecture.input_size
+    )
+    build.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        parameters, return_annotation="ResidualNetwork"
+    )
+    return build
+
+
+_DOC = """Builds {name}: {source}.
+
+Args:
+    include_top: whether to end in the classifier (global average pooling, logits, activation).
+    weights: None for random values, or the path of a `.keras` or `.weights.h5` file.
+    input_tensor: a Keras tensor to build upon, instead of a new input.
+    input_shape: `(height, width, channels)`, at least 32 pixels each way; None in place of a size
+        leaves it open. Default `({size}, {size}, 3)`; with `include_top=False`, `(None, None, 3)`.
+    pooling: with `include_top=False`: None for the feature map `(batch, h, w, channels)`,
+        `"avg"` or `"max"` for `(batch, channels)`.
+    classes: number of classes.
+    classifier_activation: activation over the logits; None gives the logits.
+    name: name of the model.
+    sync_bn: take batch statistics over all replicas (TensorFlow backend).
+    preprocessing: the `Preprocessing` to remember; default `x / 128 - 1`.
+    class_names: names to remember, one per class.
+    dtype: a Keras dtype policy, e.g. `"mixed_bfloat16"`; None for the global one.
+    shortcut: the paper's option `"A"`, `"B"` or `"C"`, or `"none"` for a plain network.
+    norm_momentum: decay of the moving statistics of batch normalization.
+    norm_epsilon: addition to the variance in batch normalization.
+    zero_init_residual: start every block as the identity.
+
+Returns:
+    A `ResidualNetwork`, a functional `keras.Model` from preprocessed pixels
+    `(batch, height, width, channels)` to `(batch, classes)`.
+
+Raises:
+    ValueError: for an argument out of range, naming it and what would work.
+"""
+
+for _public_name, _registry_name in BUILDERS.items():
+    globals()[_public_name] = _builder(_public_name, get_architecture(_registry_name))
