@@ -92,7 +92,7 @@ class Architecture:
         _check_choice(self, "padding", ("symmetric", "same"))
         if len(self.blocks) != len(self.widths) or not self.blocks:
             raise ValueError(
-                "Arguments `blocks` and `widths` must name the same number of stages, at least one. "
+                "Arguments `blocks` and `widths` must name the same number of stages, one or more. "
                 f"Received: blocks={self.blocks}, widths={self.widths}"
             )
         for name in ("blocks", "widths"):

@@ -43,7 +43,8 @@ class Toolkit:
     def conv(
         self, x: Tensor, filters: int, kernel_size: int, *, stride: int = 1, name: str | None = None
     ) -> Tensor:
-        """Convolution. `(batch, h, w, c)` to `(batch, ceil(h / stride), ceil(w / stride), filters)`.
+        """A convolution: `(batch, h, w, c)` to `(batch, ceil(h / stride), ceil(w / stride),
+        filters)`.
 
         Initialized as in He et al. 2015, "Delving Deep into Rectifiers": normal, with variance 2
         over the fan-out.

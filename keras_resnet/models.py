@@ -287,7 +287,7 @@ def _check_weights(weights: Any) -> None:
     if weights is None:
         return
     # Checked before anything is built: building takes seconds.
-    if not isinstance(weights, str | os.PathLike) or not os.path.isfile(weights):
+    if not isinstance(weights, str | os.PathLike) or not Path(weights).is_file():
         raise ValueError(
             "Argument `weights` must be None (random values) or the path of a .keras or "
             f".weights.h5 file of the same network. Received: weights={weights!r}"

@@ -1,0 +1,488 @@
+"""The training loop: one for every `tf.distribute` strategy.
+
+Keras's own `fit` fails under MultiWorkerMirroredStrategy (keras-team/keras#20585). This loop needs
+nothing but what `tf.distribute` documents: a distributed data set, `strategy.run` of a step whose
+loss is divided by the global batch, and sums over the replicas.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_resnet import data as data_module
+from keras_resnet.data import ImageData, Split
+from keras_resnet.preprocessing import Preprocessing
+from keras_resnet.training.progress import Progress
+from keras_resnet.training.recipes import Recipe, get_recipe
+from keras_resnet.training.runs import RunWriter
+from keras_resnet.training.strategies import is_chief, resolve_strategy
+
+# With a run directory, a finished epoch is saved if the last save is this many seconds old.
+_SAVE_SECONDS = 30.0
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot go on; the message says at which step and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """How well a model names the images of a split; every example counts once.
+
+    Attributes:
+        loss: mean cross-entropy, in nats.
+        accuracy: share of the examples whose highest score is the label's.
+        correct: the number of those examples.
+        examples: the number of all.
+    """
+
+    loss: float
+    accuracy: float
+    correct: int
+    examples: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a training gave.
+
+    Attributes:
+        model: the trained model, free of the strategy.
+        history: one dictionary per epoch.
+        run_dir: where the run was written, or None.
+    """
+
+    model: keras.Model
+    history: list[dict[str, float]]
+    run_dir: Path | None
+
+
+def fit(
+    model: keras.Model | Callable[[], keras.Model],
+    data: ImageData | str,
+    recipe: Recipe | str,
+    strategy: str | tf.distribute.Strategy | None = None,
+    run_dir: str | os.PathLike[str] | None = None,
+    *,
+    preprocessing: Preprocessing | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    seed: int = 0,
+    verbose: bool = True,
+    force: bool = False,
+) -> Result:
+    """Trains an image classifier.
+
+    Args:
+        model: a function that builds a functional classifier (called inside the strategy's scope),
+            or a ready one, which gets the trained weights.
+        data: a source, or its name.
+        recipe: a recipe, or its name.
+        strategy: see `resolve_strategy`; None means "auto".
+        run_dir: directory for `model.keras`, `history.csv`, `run.json` and `curves.png`; None
+            writes nothing.
+        preprocessing: how the network's input is made; None takes the model's own.
+        callbacks: Keras callbacks. Those with hooks for batches make every step wait for its loss.
+        seed: of the initial weights (when `model` is a function), the order and the augmentation.
+        verbose: whether to show the progress.
+        force: whether a run that is at `run_dir` already may be overwritten.
+
+    Returns:
+        A `Result`.
+
+    Raises:
+        ValueError: if model, data and recipe do not fit together.
+        FileExistsError: if there is a run at `run_dir` and `force` is off.
+        TrainingError: if the loss is no longer a finite number.
+    """
+    recipe = get_recipe(recipe)
+    data = data_module.load(data) if isinstance(data, str) else data
+    strategy = resolve_strategy(strategy)
+    writer = RunWriter(run_dir, force) if run_dir is not None and is_chief(strategy) else None
+    if recipe.batch_size > data.train.examples:
+        raise ValueError(
+            f"Recipe field `batch_size` must be at most the number of training images. Received: "
+            f"batch_size={recipe.batch_size} for {data.train.examples} images of {data.name}"
+        )
+    keras.utils.set_random_seed(seed)
+    with strategy.scope():
+        network = _in_scope(model, strategy)
+        optimizer = keras.optimizers.SGD(
+            recipe.learning_rate_schedule(data.train.examples // recipe.batch_size),
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+        )
+        trainer = _Trainer(network, optimizer, recipe, strategy)
+    _check_classes(network, data)
+    if preprocessing is None:
+        preprocessing = Preprocessing.from_model(network)
+    if getattr(network, "class_names", ()) is None:
+        network.class_names = data.class_names
+
+    history: list[dict[str, float]] = []
+    if writer is not None:
+        writer.begin(network, data, recipe, preprocessing, strategy.num_replicas_in_sync, seed)
+    try:
+        with _callbacks(callbacks, network, optimizer, recipe) as listeners:
+            _train(trainer, data, preprocessing, seed, listeners, verbose, writer, history)
+    finally:
+        # Also after an interruption: the epochs that were finished are not lost.
+        network.optimizer = None
+        if writer is not None and history:
+            writer.finish(network, history)
+    data.train.check_error()
+    return Result(
+        _free(network, model, strategy), history, None if writer is None else writer.directory
+    )
+
+
+def evaluate(
+    model: keras.Model,
+    data: ImageData | Split | str,
+    *,
+    preprocessing: Preprocessing | None = None,
+    batch_size: int = 256,
+    strategy: str | tf.distribute.Strategy | None = "default",
+) -> Evaluation:
+    """Measures a classifier on a source's test split, or on any split.
+
+    Args:
+        model: a functional classifier.
+        data: a source, its name, or a split.
+        preprocessing: how the network's input is made; None takes the model's own.
+        batch_size: examples per step, over all replicas; the result does not depend on it.
+        strategy: see `resolve_strategy`. The model must have been built in its scope.
+    """
+    data = data_module.load(data) if isinstance(data, str) else data
+    if isinstance(data, ImageData):
+        _check_classes(model, data)
+    split = data.test if isinstance(data, ImageData) else data
+    preprocessing = preprocessing or Preprocessing.from_model(model)
+    return _Evaluator(model, resolve_strategy(strategy))(split, preprocessing, batch_size)
+
+
+def _train(
+    trainer: _Trainer,
+    data: ImageData,
+    preprocessing: Preprocessing,
+    seed: int,
+    listeners: keras.callbacks.CallbackList,
+    verbose: bool,
+    writer: RunWriter | None,
+    history: list[dict[str, float]],
+) -> None:
+    network, recipe = trainer.network, trainer.recipe
+    evaluator = _Evaluator(network, trainer.strategy)
+    steps = data.train.examples // recipe.batch_size
+    hears_batches = any(_hears_batches(callback) for callback in listeners.callbacks)
+    saved = time.monotonic()
+    network.stop_training = False
+    with Progress(recipe.epochs, steps, recipe.batch_size, enabled=verbose) as progress:
+        for epoch in range(recipe.epochs):
+            listeners.on_epoch_begin(epoch)
+            batches = data_module.batches(
+                data.train,
+                recipe.batch_size,
+                network.input_shape[1:],
+                preprocessing,
+                dtype=_dtype(network),
+                augment=recipe.augment,
+                shuffle=(seed, epoch),
+                drop_remainder=True,
+            )
+            iterator = iter(trainer.strategy.experimental_distribute_dataset(batches))
+            started = time.perf_counter()
+            totals = None
+            for step in range(steps):
+                listeners.on_train_batch_begin(step)
+                with _source_errors(data.train):
+                    sums = trainer.step(iterator)
+                totals = (
+                    sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
+                )
+                if hears_batches:
+                    listeners.on_train_batch_end(step, _means(sums, epoch, step, recipe.batch_size))
+                if progress.is_due():
+                    seen = (step + 1) * recipe.batch_size
+                    progress.update(epoch, step + 1, _means(totals, epoch, step, seen))
+            seen = steps * recipe.batch_size
+            logs = _means(totals, epoch, steps - 1, seen)
+            logs["images_per_second"] = seen / (time.perf_counter() - started)
+            logs["learning_rate"] = float(trainer.optimizer.learning_rate)
+            trainer.average_statistics()
+            with _source_errors(data.test):
+                validation = evaluator(data.test, preprocessing, 2 * recipe.batch_size)
+            logs |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
+            listeners.on_epoch_end(epoch, logs)
+            history.append({"epoch": epoch + 1, **logs})
+            progress.end_epoch(epoch, logs)
+            if writer is not None and time.monotonic() - saved > _SAVE_SECONDS:
+                with _without_optimizer(network):
+                    writer.save(network, history)
+                saved = time.monotonic()
+            if network.stop_training:
+                break
+
+
+class _Trainer:
+    """One step of stochastic gradient descent, over all replicas. Made in the strategy's scope."""
+
+    def __init__(
+        self,
+        network: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        recipe: Recipe,
+        strategy: tf.distribute.Strategy,
+    ):
+        self.network = network
+        self.optimizer = optimizer
+        self.recipe = recipe
+        self.strategy = strategy
+        self._scores, self._are_logits = _scores(network)
+        optimizer.build(network.trainable_variables)
+        # A kernel has at least two axes; biases and batch normalization have one.
+        self._decayed = [len(v.shape) > 1 for v in network.trainable_variables]
+        self.step = tf.function(self._step)
+        self.average_statistics = tf.function(self._average_statistics)
+
+    def _step(self, iterator: Any) -> list[tf.Tensor]:
+        images, labels = next(iterator)
+        sums = self.strategy.run(self._replica_step, args=(images, labels))
+        return [self.strategy.reduce("SUM", value, axis=None) for value in sums]
+
+    def _replica_step(self, images: tf.Tensor, labels: tf.Tensor) -> list[tf.Tensor]:
+        recipe, replicas = self.recipe, self.strategy.num_replicas_in_sync
+        variables = self.network.trainable_variables
+        with tf.GradientTape() as tape:
+            scores = self._scores(images, training=True)
+            losses = _cross_entropy(labels, scores, self._are_logits, recipe.label_smoothing)
+            loss = tf.reduce_sum(losses) / recipe.batch_size
+            for extra in self._scores.losses:  # a user's own regularizers
+                loss += tf.cast(extra, loss.dtype) / replicas
+        gradients = tape.gradient(loss, variables)
+        if recipe.weight_decay:
+            # The optimizer sums over the replicas, so each adds its share of the decay.
+            share = recipe.weight_decay / replicas
+            gradients = [
+                gradient + share * tf.cast(variable, gradient.dtype) if is_decayed else gradient
+                for gradient, variable, is_decayed in zip(
+                    gradients, variables, self._decayed, strict=True
+                )
+            ]
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return [tf.reduce_sum(losses), _count_correct(labels, scores)]
+
+    def _average_statistics(self) -> None:
+        """Brings batch normalization's moving statistics of all replicas to their mean.
+
+        Keras keeps those of each replica apart, and would save replica 0's.
+        """
+        if self.strategy.num_replicas_in_sync == 1:
+            return
+
+        def average() -> None:
+            context = tf.distribute.get_replica_context()
+            for variable in self.network.non_trainable_variables:
+                if variable.dtype.startswith("float"):
+                    variable.assign(context.all_reduce("MEAN", tf.convert_to_tensor(variable)))
+
+        self.strategy.run(average)
+
+
+class _Evaluator:
+    """Loss and accuracy, over all replicas; sums of examples, so that every example counts once."""
+
+    def __init__(self, network: keras.Model, strategy: tf.distribute.Strategy):
+        self._network = network
+        self._strategy = strategy
+        self._scores, self._are_logits = _scores(network)
+        self._step = tf.function(self._distributed_step)
+
+    def __call__(self, split: Split, preprocessing: Preprocessing, batch_size: int) -> Evaluation:
+        shape = self._network.input_shape[1:]
+        batches = data_module.batches(
+            split, batch_size, shape, preprocessing, dtype=_dtype(self._network)
+        )
+        iterator = iter(self._strategy.experimental_distribute_dataset(batches))
+        loss, correct = 0.0, 0
+        for _ in range(math.ceil(split.examples / batch_size)):
+            batch_loss, batch_correct = self._step(iterator)
+            loss += float(batch_loss)
+            correct += int(batch_correct)
+        return Evaluation(loss / split.examples, correct / split.examples, correct, split.examples)
+
+    def _distributed_step(self, iterator: Any) -> list[tf.Tensor]:
+        images, labels = next(iterator)
+        sums = self._strategy.run(self._replica_step, args=(images, labels))
+        return [self._strategy.reduce("SUM", value, axis=None) for value in sums]
+
+    def _replica_step(self, images: tf.Tensor, labels: tf.Tensor) -> list[tf.Tensor]:
+        scores = self._scores(images, training=False)
+        losses = _cross_entropy(labels, scores, self._are_logits, label_smoothing=0.0)
+        return [tf.reduce_sum(losses), _count_correct(labels, scores)]
+
+
+def _scores(network: keras.Model) -> tuple[keras.Model, bool]:
+    """The model up to its logits, and True; or all of it, and False, if it has none to show.
+
+    The cross-entropy of logits is exact where a softmax has underflowed.
+    """
+    last = network.layers[-1]
+    if getattr(last, "activation", None) is keras.activations.softmax:
+        if isinstance(last, keras.layers.Activation):
+            return keras.Model(network.inputs, last.input), True
+        return network, False
+    if isinstance(last, keras.layers.Softmax):
+        return keras.Model(network.inputs, last.input), True
+    if getattr(last, "activation", keras.activations.linear) is keras.activations.linear:
+        return network, True
+    raise ValueError(
+        "A classifier must end in logits or in a softmax. Received: a model that ends in the layer "
+        f"{last.name!r} with the activation {last.activation.__name__!r}"
+    )
+
+
+def _cross_entropy(
+    labels: tf.Tensor, scores: tf.Tensor, are_logits: bool, label_smoothing: float
+) -> tf.Tensor:
+    """Cross-entropy of every example, `(batch,)`, in nats."""
+    if label_smoothing == 0.0:
+        return keras.losses.sparse_categorical_crossentropy(labels, scores, from_logits=are_logits)
+    targets = tf.one_hot(labels, scores.shape[-1], dtype=scores.dtype)
+    return keras.losses.categorical_crossentropy(
+        targets, scores, from_logits=are_logits, label_smoothing=label_smoothing
+    )
+
+
+def _count_correct(labels: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
+    named = tf.argmax(scores, axis=-1, output_type=labels.dtype)
+    return tf.reduce_sum(tf.cast(named == labels, tf.int64))
+
+
+def _means(sums: Any, epoch: int, step: int, examples: int) -> dict[str, float]:
+    loss, correct = float(sums[0]) / examples, int(sums[1]) / examples
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"The loss became {loss} at or before step {step + 1} of epoch {epoch + 1}; a lower "
+            "learning rate or a longer warm-up usually helps"
+        )
+    return {"loss": loss, "accuracy": correct}
+
+
+def _in_scope(
+    model: keras.Model | Callable[[], keras.Model], strategy: tf.distribute.Strategy
+) -> keras.Model:
+    """The network to train, with its variables in the strategy's scope."""
+    if not isinstance(model, keras.Model):
+        if not callable(model):
+            raise ValueError(
+                "Argument `model` must be a functional keras.Model or a function that builds one. "
+                f"Received: {type(model).__name__}"
+            )
+        model = model()
+        if not isinstance(model, keras.Model):
+            raise ValueError(
+                "The function `model` must return a functional keras.Model. "
+                f"Received: {type(model).__name__}"
+            )
+        network = model
+    else:
+        network = model if _is_default(strategy) else _copy(model)
+    if not getattr(network, "inputs", None) or len(network.inputs) != 1:
+        raise ValueError(
+            "Argument `model` must be a functional keras.Model with one input. "
+            f"Received: {network!r}"
+        )
+    return network
+
+
+def _free(
+    network: keras.Model,
+    given: keras.Model | Callable[[], keras.Model],
+    strategy: tf.distribute.Strategy,
+) -> keras.Model:
+    """The trained model outside the strategy: the one that was given, or a copy of the network."""
+    if isinstance(given, keras.Model):
+        if given is not network:
+            given.set_weights(network.get_weights())
+            if hasattr(network, "class_names"):
+                given.class_names = network.class_names
+        return given
+    return network if _is_default(strategy) else _copy(network)
+
+
+def _copy(model: keras.Model) -> keras.Model:
+    copy = model.__class__.from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _is_default(strategy: tf.distribute.Strategy) -> bool:
+    return type(strategy).__name__ == "_DefaultDistributionStrategy"
+
+
+def _check_classes(model: keras.Model, data: ImageData) -> None:
+    classes = model.output_shape[-1]
+    if classes != len(data.class_names):
+        raise ValueError(
+            f"The model and the data must have the same number of classes. Received: a model with "
+            f"{classes}, and {data.name} with {len(data.class_names)}"
+        )
+
+
+def _dtype(model: keras.Model) -> str:
+    return str(model.inputs[0].dtype)
+
+
+@contextlib.contextmanager
+def _callbacks(
+    callbacks: Sequence[keras.callbacks.Callback],
+    network: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    recipe: Recipe,
+) -> Iterator[keras.callbacks.CallbackList]:
+    """Keras callbacks, from their beginning to their end."""
+    network.optimizer = optimizer  # where callbacks look for it
+    listeners = keras.callbacks.CallbackList(
+        list(callbacks), model=network, epochs=recipe.epochs, verbose=0
+    )
+    listeners.on_train_begin()
+    yield listeners
+    listeners.on_train_end()
+
+
+def _hears_batches(callback: keras.callbacks.Callback) -> bool:
+    base = keras.callbacks.Callback
+    return any(
+        getattr(type(callback), hook) is not getattr(base, hook)
+        for hook in ("on_train_batch_end", "on_batch_end")
+    )
+
+
+@contextlib.contextmanager
+def _without_optimizer(network: keras.Model) -> Iterator[None]:
+    """Keras would save the optimizer with the model, as an attribute like any other."""
+    optimizer, network.optimizer = network.optimizer, None
+    try:
+        yield
+    finally:
+        network.optimizer = optimizer
+
+
+@contextlib.contextmanager
+def _source_errors(split: Split) -> Iterator[None]:
+    """Raises a source's own error instead of TensorFlow's report of it."""
+    try:
+        yield
+    except tf.errors.OpError:
+        split.check_error()
+        raise

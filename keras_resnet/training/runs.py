@@ -1,0 +1,186 @@
+"""A run directory: what a training leaves behind, and reading it again."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import datetime
+import functools
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_resnet.data import ImageData
+from keras_resnet.files import atomic_file
+from keras_resnet.models import load_model
+from keras_resnet.preprocessing import Preprocessing
+from keras_resnet.training.recipes import Recipe
+
+_LIBRARIES = ("keras", "tensorflow", "numpy", "Pillow")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run directory that was read.
+
+    Attributes:
+        path: the directory.
+        info: what `run.json` holds.
+        history: one dictionary per epoch.
+    """
+
+    path: Path
+    info: dict[str, Any]
+    history: list[dict[str, float]]
+
+    @functools.cached_property
+    def model(self) -> keras.Model:
+        """The trained model."""
+        return load_model(self.path / "model.keras")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe it was trained by."""
+        return Recipe.from_dict(self.info["recipe"])
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How the input of the network was made."""
+        return Preprocessing.from_dict(self.info["preprocessing"])
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the outputs."""
+        return tuple(self.info["class_names"])
+
+
+def load_run(run_dir: str | os.PathLike[str]) -> Run:
+    """Reads a run directory; the model is loaded when it is first asked for.
+
+    Raises:
+        FileNotFoundError: if it is no run directory, or its training has not saved a model yet.
+        ValueError: if its `run.json` is damaged.
+    """
+    path = Path(run_dir)
+    for name in ("run.json", "model.keras"):
+        if not (path / name).is_file():
+            raise FileNotFoundError(f"{path} is no finished run: it has no {name}")
+    try:
+        info = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path / 'run.json'} is damaged: {error}") from None
+    history = []
+    if (path / "history.csv").is_file():
+        with (path / "history.csv").open(newline="", encoding="utf-8") as file:
+            history = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    return Run(path, info, history)
+
+
+class RunWriter:
+    """Writes a run directory, each file atomically."""
+
+    def __init__(self, directory: str | os.PathLike[str], force: bool):
+        self.directory = Path(directory)
+        if self.directory.exists() and not self.directory.is_dir():
+            raise FileExistsError(f"{self.directory} is a file, not a directory")
+        if (self.directory / "run.json").exists() and not force:
+            raise FileExistsError(
+                f"{self.directory} holds a run already; choose another directory or use force"
+            )
+        self._info: dict[str, Any] = {}
+
+    def begin(
+        self,
+        model: keras.Model,
+        data: ImageData,
+        recipe: Recipe,
+        preprocessing: Preprocessing,
+        replicas: int,
+        seed: int,
+    ) -> None:
+        """Writes `run.json`, before the first step, and clears away an older run's files."""
+        architecture = getattr(model, "architecture", None)
+        self._info = {
+            "model": model.name,
+            "architecture": architecture and architecture.to_dict(),
+            "input_shape": list(model.input_shape[1:]),
+            "class_names": list(data.class_names),
+            "preprocessing": preprocessing.to_dict(),
+            "data": data.name,
+            "train_examples": data.train.examples,
+            "test_examples": data.test.examples,
+            "bad_images": len(data.bad_images),
+            "recipe": recipe.to_dict(),
+            "seed": seed,
+            "replicas": replicas,
+            "started": _now(),
+            "command": shlex.join(sys.argv),
+            "versions": _versions(),
+        }
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for name in ("model.keras", "history.csv", "curves.png"):
+            (self.directory / name).unlink(missing_ok=True)
+        self._write_info()
+
+    def save(self, model: keras.Model, history: Sequence[dict[str, float]]) -> None:
+        """Writes `model.keras`, `history.csv` and `curves.png` as they are now."""
+        with atomic_file(self.directory / "model.keras") as path:
+            model.save(path)
+        with (
+            atomic_file(self.directory / "history.csv") as path,
+            path.open("w", newline="", encoding="utf-8") as file,
+        ):
+            table = csv.DictWriter(file, list(history[0]))
+            table.writeheader()
+            table.writerows(history)
+        with atomic_file(self.directory / "curves.png") as path:
+            _plot(history, self._info["model"], path)
+
+    def finish(self, model: keras.Model, history: Sequence[dict[str, float]]) -> None:
+        """Saves once more, and notes the last figures in `run.json`."""
+        self.save(model, history)
+        self._info |= {"finished": _now(), "epochs": len(history), "last": history[-1]}
+        self._write_info()
+
+    def _write_info(self) -> None:
+        with atomic_file(self.directory / "run.json") as path:
+            path.write_text(json.dumps(self._info, indent=2) + "\n", encoding="utf-8")
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    from keras_resnet import __version__
+
+    versions = {"keras_resnet": __version__, "python": platform.python_version()}
+    return versions | {name: importlib.metadata.version(name) for name in _LIBRARIES}
+
+
+def _plot(history: Sequence[dict[str, float]], title: str, path: Path) -> None:
+    """Error and loss by epoch, training thin and test bold, as in the paper's figure 6."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    epochs = [row["epoch"] for row in history]
+    error, loss = figure.subplots(1, 2)
+    error.plot(epochs, [100 * (1 - row["accuracy"]) for row in history], lw=1, label="training")
+    error.plot(epochs, [100 * (1 - row["val_accuracy"]) for row in history], lw=2, label="test")
+    error.set(xlabel="epoch", ylabel="error (%)", title=f"{title}: error", ylim=(0, None))
+    loss.plot(epochs, [row["loss"] for row in history], lw=1, label="training")
+    loss.plot(epochs, [row["val_loss"] for row in history], lw=2, label="test")
+    loss.set(xlabel="epoch", ylabel="cross-entropy (nats)", title=f"{title}: loss", ylim=(0, None))
+    for axes in (error, loss):
+        axes.grid(alpha=0.3)
+        axes.legend()
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.savefig(path, dpi=120)
