@@ -1,1 +1,34 @@
-"""Export."""
+"""From a trained network to a file that a device can run, with the evidence that it is the same.
+
+Names resolve when they are first used: on a device, `Classifier` and `verify` need neither
+TensorFlow nor Keras.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOMES = {
+    "Bundle": "bundle",
+    "BundleError": "bundle",
+    "Classifier": "runtime",
+    "ExportRejected": "verification",
+    "SCHEMES": "schemes",
+    "Verification": "verification",
+    "to_saved_model": "saved_model",
+    "to_tflite": "tflite",
+    "verify": "verification",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -97,6 +97,31 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
         return keras.saving.load_model(path, compile=False)
 
 
+def split_head(network: keras.Model) -> tuple[keras.Model, bool]:
+    """A classifier up to its logits, and True; or all of it, and False, if it shows none.
+
+    The layers are shared with `network`. Logits are what a loss wants, since their cross-entropy
+    is exact where a softmax has underflowed, and what a quantized file wants, since an 8-bit
+    softmax cannot rank a thousand classes.
+
+    Raises:
+        ValueError: if the network ends in something else than logits or a softmax.
+    """
+    last = network.layers[-1]
+    if getattr(last, "activation", None) is keras.activations.softmax:
+        if isinstance(last, keras.layers.Activation):
+            return keras.Model(network.inputs, last.input), True
+        return network, False
+    if isinstance(last, keras.layers.Softmax):
+        return keras.Model(network.inputs, last.input), True
+    if getattr(last, "activation", keras.activations.linear) is keras.activations.linear:
+        return network, True
+    raise ValueError(
+        "A classifier must end in logits or in a softmax. Received: a model that ends in the layer "
+        f"{last.name!r} with the activation {last.activation.__name__!r}"
+    )
+
+
 def _build(
     architecture: Architecture,
     include_top: bool = True,

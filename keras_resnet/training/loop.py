@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from keras_resnet import data as data_module
 from keras_resnet.data import ImageData, Split
+from keras_resnet.models import split_head
 from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.training.progress import Progress
 from keras_resnet.training.recipes import Recipe, get_recipe
@@ -247,7 +248,7 @@ class _Trainer:
         self.optimizer = optimizer
         self.recipe = recipe
         self.strategy = strategy
-        self._scores, self._are_logits = _scores(network)
+        self._scores, self._are_logits = split_head(network)
         optimizer.build(network.trainable_variables)
         # A kernel has at least two axes; biases and batch normalization have one.
         self._decayed = [len(v.shape) > 1 for v in network.trainable_variables]
@@ -304,7 +305,7 @@ class _Evaluator:
     def __init__(self, network: keras.Model, strategy: tf.distribute.Strategy):
         self._network = network
         self._strategy = strategy
-        self._scores, self._are_logits = _scores(network)
+        self._scores, self._are_logits = split_head(network)
         self._step = tf.function(self._distributed_step)
 
     def __call__(self, split: Split, preprocessing: Preprocessing, batch_size: int) -> Evaluation:
@@ -329,26 +330,6 @@ class _Evaluator:
         scores = self._scores(images, training=False)
         losses = _cross_entropy(labels, scores, self._are_logits, label_smoothing=0.0)
         return [tf.reduce_sum(losses), _count_correct(labels, scores)]
-
-
-def _scores(network: keras.Model) -> tuple[keras.Model, bool]:
-    """The model up to its logits, and True; or all of it, and False, if it has none to show.
-
-    The cross-entropy of logits is exact where a softmax has underflowed.
-    """
-    last = network.layers[-1]
-    if getattr(last, "activation", None) is keras.activations.softmax:
-        if isinstance(last, keras.layers.Activation):
-            return keras.Model(network.inputs, last.input), True
-        return network, False
-    if isinstance(last, keras.layers.Softmax):
-        return keras.Model(network.inputs, last.input), True
-    if getattr(last, "activation", keras.activations.linear) is keras.activations.linear:
-        return network, True
-    raise ValueError(
-        "A classifier must end in logits or in a softmax. Received: a model that ends in the layer "
-        f"{last.name!r} with the activation {last.activation.__name__!r}"
-    )
 
 
 def _cross_entropy(

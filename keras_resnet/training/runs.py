@@ -93,7 +93,8 @@ class RunWriter:
             raise FileExistsError(f"{self.directory} is a file, not a directory")
         if (self.directory / "run.json").exists() and not force:
             raise FileExistsError(
-                f"{self.directory} holds a run already; choose another directory or use force"
+                f"{self.directory} holds a run already; choose another directory, or overwrite it "
+                "with force (--force)"
             )
         self._info: dict[str, Any] = {}
 
