@@ -30,7 +30,7 @@ class Calibration:
     @property
     def digest(self) -> str:
         """SHA-256 of the pixels, in hexadecimal."""
-        return hashlib.sha256(np.ascontiguousarray(self.images)).hexdigest()
+        return hashlib.sha256(self.images.tobytes()).hexdigest()
 
     def spanning(self) -> np.ndarray:
         """The images, with one black and one white value in the first.

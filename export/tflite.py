@@ -99,10 +99,16 @@ def to_tflite(
         if chosen.activations == "int8":
             images = calibration_module.choose(calibration, shape, preprocessing, calibration_count)
         network = SourceNetwork(model, preprocessing)
-        content = convert(network, chosen, images)
         split = evaluation.test if isinstance(evaluation, ImageData) else evaluation
         golden = golden_images(split, images, shape, preprocessing)
         expected = network.predict(golden)
+        if not np.isfinite(expected).all():
+            raise ValueError(
+                "The model's own probabilities are not finite numbers, so there is nothing to "
+                "compare an export with; a very deep network that was never trained overflows. "
+                f"Received: the model {model.name!r}"
+            )
+        content = convert(network, chosen, images)
         report = _verify(content, chosen, network, golden, expected, split, max_drop)
         if not report.passed:
             raise ExportRejected(report)
@@ -119,31 +125,30 @@ def convert(network: SourceNetwork, scheme: Scheme, calibration: Calibration | N
     (`Preprocessing.byte_quantization`), it is left to the quantization of the input, which then
     costs nothing and is exact; otherwise it is part of the graph.
     """
+    is_int8 = scheme.activations == "int8"
+    by_byte = network.preprocessing.byte_quantization
     function: Any = network.probabilities
-    if scheme.activations == "int8":
-        by_byte = network.preprocessing.byte_quantization
+    if is_int8:
         function = network.pixel_logits if by_byte is None else network.preprocessed_logits
     signature = tf.TensorSpec((1, *network.shape), tf.float32, name="pixels")
     concrete = tf.function(function).get_concrete_function(signature)
     with _quiet():
         converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete])
-    if scheme.name != "float32":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if scheme.name == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if scheme.activations == "int8":
-        if calibration is None:
-            raise ValueError("Scheme int8 needs calibration images. Received: calibration=None")
-        samples = calibration.spanning()
-        values = samples.astype(np.float32) if by_byte is None else network.preprocessing(samples)
-        converter.representative_dataset = lambda: ([value[None]] for value in values)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = tf.uint8
-        converter.inference_output_type = tf.float32
-    with _quiet():
-        content = converter.convert()
-    content = _finish(content, append_softmax=scheme.activations == "int8")
-    if scheme.activations == "int8":
+        if scheme.name != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if scheme.name == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if is_int8:
+            if calibration is None:
+                raise ValueError("Scheme int8 needs calibration images. Received: None")
+            pixels = calibration.spanning()
+            values = pixels.astype(np.float32) if by_byte is None else network.preprocessing(pixels)
+            converter.representative_dataset = lambda: ([value[None]] for value in values)
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = tf.uint8
+            converter.inference_output_type = tf.float32
+        content = _finish(converter.convert(), append_softmax=is_int8)
+    if is_int8:
         _check_input_quantization(read_graph(content), by_byte or (1.0, 0))
     return content
 

@@ -184,7 +184,7 @@ for _depth, _block, _blocks in (
     (101, "bottleneck", (3, 4, 23, 3)),
     (152, "bottleneck", (3, 8, 36, 3)),
 ):
-    _common = {
+    _common: dict[str, Any] = {
         "block": _block,
         "blocks": _blocks,
         "widths": (64, 128, 256, 512),

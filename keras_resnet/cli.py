@@ -261,7 +261,7 @@ def _export(options: argparse.Namespace) -> int:
     evaluation = options.evaluation or trained_on
     if scheme.activations == "int8" and calibration is None:
         return _fail("a .keras file does not say what to calibrate with; give --calibration")
-    sources = {name: data.load(name) for name in {calibration, evaluation} - {None}}
+    sources = {name: data.load(name) for name in {calibration, evaluation} if name is not None}
     try:
         bundle = export.to_tflite(
             model,

@@ -14,7 +14,8 @@ def refuse_existing(path: str | os.PathLike[str], force: bool) -> None:
     """Raises `FileExistsError` if something is at `path` and `force` is off."""
     if not force and os.path.lexists(path):
         raise FileExistsError(
-            f"{os.fspath(path)} exists already; choose another path, or replace it with force (--force)"
+            f"{os.fspath(path)} exists already; choose another path, or replace it with force "
+            "(--force)"
         )
 
 

@@ -108,17 +108,18 @@ def split_head(network: keras.Model) -> tuple[keras.Model, bool]:
         ValueError: if the network ends in something else than logits or a softmax.
     """
     last = network.layers[-1]
-    if getattr(last, "activation", None) is keras.activations.softmax:
-        if isinstance(last, keras.layers.Activation):
+    activation = getattr(last, "activation", keras.activations.linear)
+    is_softmax = isinstance(last, keras.layers.Softmax) or activation is keras.activations.softmax
+    if is_softmax and isinstance(last, keras.layers.Activation | keras.layers.Softmax):
+        with _deep_graphs():
             return keras.Model(network.inputs, last.input), True
+    if is_softmax:
         return network, False
-    if isinstance(last, keras.layers.Softmax):
-        return keras.Model(network.inputs, last.input), True
-    if getattr(last, "activation", keras.activations.linear) is keras.activations.linear:
+    if activation is keras.activations.linear:
         return network, True
     raise ValueError(
         "A classifier must end in logits or in a softmax. Received: a model that ends in the layer "
-        f"{last.name!r} with the activation {last.activation.__name__!r}"
+        f"{last.name!r} with the activation {activation.__name__!r}"
     )
 
 

@@ -119,15 +119,16 @@ class Preprocessing:
         """
         if isinstance(pixels, np.ndarray):
             dtype = np.float64 if pixels.dtype == np.float64 else np.float32
-            values = pixels.astype(dtype)
-            mean, std = (np.asarray(v, dtype=dtype) for v in (self.mean, self.std))
-        else:
-            import tensorflow as tf
+            mean, std = np.asarray(self.mean, dtype), np.asarray(self.std, dtype)
+            return self._normalize(pixels.astype(dtype), mean, std)
+        import tensorflow as tf
 
-            pixels = tf.convert_to_tensor(pixels)
-            dtype = tf.float64 if pixels.dtype == tf.float64 else tf.float32
-            values = tf.cast(pixels, dtype)
-            mean, std = (tf.constant(v, dtype) for v in (self.mean, self.std))
+        pixels = tf.convert_to_tensor(pixels)
+        wide = tf.float64 if pixels.dtype == tf.float64 else tf.float32
+        mean, std = tf.constant(self.mean, wide), tf.constant(self.std, wide)
+        return self._normalize(tf.cast(pixels, wide), mean, std)
+
+    def _normalize(self, values: Any, mean: Any, std: Any) -> Any:
         if self.channels == "bgr":
             values = values[..., ::-1]
         return (values - mean) / std

@@ -107,22 +107,22 @@ def fit(
     """
     recipe = get_recipe(recipe)
     data = data_module.load(data) if isinstance(data, str) else data
-    strategy = resolve_strategy(strategy)
-    writer = RunWriter(run_dir, force) if run_dir is not None and is_chief(strategy) else None
+    resolved = resolve_strategy(strategy)
+    writer = RunWriter(run_dir, force) if run_dir is not None and is_chief(resolved) else None
     if recipe.batch_size > data.train.examples:
         raise ValueError(
             f"Recipe field `batch_size` must be at most the number of training images. Received: "
             f"batch_size={recipe.batch_size} for {data.train.examples} images of {data.name}"
         )
     keras.utils.set_random_seed(seed)
-    with strategy.scope():
-        network = _in_scope(model, strategy)
+    with resolved.scope():
+        network = _in_scope(model, resolved)
         optimizer = keras.optimizers.SGD(
             recipe.learning_rate_schedule(data.train.examples // recipe.batch_size),
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
         )
-        trainer = _Trainer(network, optimizer, recipe, strategy)
+        trainer = _Trainer(network, optimizer, recipe, resolved)
     _check_classes(network, data)
     if preprocessing is None:
         preprocessing = Preprocessing.from_model(network)
@@ -131,7 +131,7 @@ def fit(
 
     history: list[dict[str, float]] = []
     if writer is not None:
-        writer.begin(network, data, recipe, preprocessing, strategy.num_replicas_in_sync, seed)
+        writer.begin(network, data, recipe, preprocessing, resolved.num_replicas_in_sync, seed)
     try:
         with _callbacks(callbacks, network, optimizer, recipe) as listeners:
             _train(trainer, data, preprocessing, seed, listeners, verbose, writer, history)
@@ -142,7 +142,7 @@ def fit(
             writer.finish(network, history)
     data.train.check_error()
     return Result(
-        _free(network, model, strategy), history, None if writer is None else writer.directory
+        _free(network, model, resolved), history, None if writer is None else writer.directory
     )
 
 
@@ -181,10 +181,10 @@ def _train(
     writer: RunWriter | None,
     history: list[dict[str, float]],
 ) -> None:
+    """All epochs; `history` gets one dictionary for each that was finished."""
     network, recipe = trainer.network, trainer.recipe
     evaluator = _Evaluator(network, trainer.strategy)
     steps = data.train.examples // recipe.batch_size
-    hears_batches = any(_hears_batches(callback) for callback in listeners.callbacks)
     saved = time.monotonic()
     network.stop_training = False
     with Progress(recipe.epochs, steps, recipe.batch_size, enabled=verbose) as progress:
@@ -200,25 +200,8 @@ def _train(
                 shuffle=(seed, epoch),
                 drop_remainder=True,
             )
-            iterator = iter(trainer.strategy.experimental_distribute_dataset(batches))
-            started = time.perf_counter()
-            totals = None
-            for step in range(steps):
-                listeners.on_train_batch_begin(step)
-                with _source_errors(data.train):
-                    sums = trainer.step(iterator)
-                totals = (
-                    sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
-                )
-                if hears_batches:
-                    listeners.on_train_batch_end(step, _means(sums, epoch, step, recipe.batch_size))
-                if progress.is_due():
-                    seen = (step + 1) * recipe.batch_size
-                    progress.update(epoch, step + 1, _means(totals, epoch, step, seen))
-            seen = steps * recipe.batch_size
-            logs = _means(totals, epoch, steps - 1, seen)
-            logs["images_per_second"] = seen / (time.perf_counter() - started)
-            logs["learning_rate"] = float(trainer.optimizer.learning_rate)
+            with _source_errors(data.train):
+                logs = _train_epoch(trainer, batches, epoch, steps, listeners, progress)
             trainer.average_statistics()
             with _source_errors(data.test):
                 validation = evaluator(data.test, preprocessing, 2 * recipe.batch_size)
@@ -232,6 +215,49 @@ def _train(
                 saved = time.monotonic()
             if network.stop_training:
                 break
+
+
+def _train_epoch(
+    trainer: _Trainer,
+    batches: tf.data.Dataset,
+    epoch: int,
+    steps: int,
+    listeners: keras.callbacks.CallbackList,
+    progress: Progress,
+) -> dict[str, float]:
+    """The steps of one epoch; figures are read from the device only when somebody wants them."""
+    batch_size = trainer.recipe.batch_size
+    hears_batches = any(_hears_batches(callback) for callback in listeners.callbacks)
+    iterator = iter(trainer.strategy.experimental_distribute_dataset(batches))
+    started = time.perf_counter()
+    totals: Any = None
+    for step in range(steps):
+        listeners.on_train_batch_begin(step)
+        sums = trainer.step(iterator)
+        totals = sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
+        if hears_batches:
+            listeners.on_train_batch_end(step, _means(sums, epoch, step, batch_size))
+        if progress.is_due():
+            seen = (step + 1) * batch_size
+            progress.update(epoch, step + 1, _means(totals, epoch, step, seen))
+    seen = steps * batch_size
+    logs = _means(totals, epoch, steps - 1, seen)
+    logs["images_per_second"] = seen / (time.perf_counter() - started)
+    logs["learning_rate"] = float(trainer.optimizer.learning_rate)
+    return logs
+
+
+def _sum_over_replicas(
+    strategy: tf.distribute.Strategy, replica_step: Callable[..., list[tf.Tensor]]
+) -> Callable[[Any], list[tf.Tensor]]:
+    """A compiled step from an iterator of batches to the sums of what each replica returned."""
+
+    def step(iterator: Any) -> list[tf.Tensor]:
+        images, labels = next(iterator)
+        values = strategy.run(replica_step, args=(images, labels))
+        return [strategy.reduce("SUM", value, axis=None) for value in values]
+
+    return tf.function(step)
 
 
 class _Trainer:
@@ -252,13 +278,8 @@ class _Trainer:
         optimizer.build(network.trainable_variables)
         # A kernel has at least two axes; biases and batch normalization have one.
         self._decayed = [len(v.shape) > 1 for v in network.trainable_variables]
-        self.step = tf.function(self._step)
+        self.step = _sum_over_replicas(strategy, self._replica_step)
         self.average_statistics = tf.function(self._average_statistics)
-
-    def _step(self, iterator: Any) -> list[tf.Tensor]:
-        images, labels = next(iterator)
-        sums = self.strategy.run(self._replica_step, args=(images, labels))
-        return [self.strategy.reduce("SUM", value, axis=None) for value in sums]
 
     def _replica_step(self, images: tf.Tensor, labels: tf.Tensor) -> list[tf.Tensor]:
         recipe, replicas = self.recipe, self.strategy.num_replicas_in_sync
@@ -306,7 +327,7 @@ class _Evaluator:
         self._network = network
         self._strategy = strategy
         self._scores, self._are_logits = split_head(network)
-        self._step = tf.function(self._distributed_step)
+        self._step = _sum_over_replicas(strategy, self._replica_step)
 
     def __call__(self, split: Split, preprocessing: Preprocessing, batch_size: int) -> Evaluation:
         shape = self._network.input_shape[1:]
@@ -320,11 +341,6 @@ class _Evaluator:
             loss += float(batch_loss)
             correct += int(batch_correct)
         return Evaluation(loss / split.examples, correct / split.examples, correct, split.examples)
-
-    def _distributed_step(self, iterator: Any) -> list[tf.Tensor]:
-        images, labels = next(iterator)
-        sums = self._strategy.run(self._replica_step, args=(images, labels))
-        return [self._strategy.reduce("SUM", value, axis=None) for value in sums]
 
     def _replica_step(self, images: tf.Tensor, labels: tf.Tensor) -> list[tf.Tensor]:
         scores = self._scores(images, training=False)

@@ -1,0 +1,295 @@
+"""The command keras-resnet, as a user and a program meet it."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_resnet import __version__, cli
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error."""
+    try:
+        status = cli.main([str(a) for a in arguments])
+    except SystemExit as stop:  # argparse's way out
+        status = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Two classes that a network tells apart at once: mostly red and mostly blue."""
+    root = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for name, channel in {"red": 0, "blue": 2}.items():
+        (root / name).mkdir()
+        for i in range(60):
+            pixels = rng.integers(0, 120, (40, 36, 3), np.uint8)
+            pixels[..., channel] += 120
+            Image.fromarray(pixels).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run_dir(photographs, tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "colors"
+    status = cli.main(
+        [
+            "train", "--model", "resnet8", "--data", f"folder:{photographs}", "--out", str(path),
+            "--set", "epochs=4", "--set", "augment=flip", "--set", "warmup_epochs=1",
+        ]
+    )  # fmt: skip
+    assert status == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundle(run_dir, tmp_path_factory):
+    path = tmp_path_factory.mktemp("bundles") / "colors"
+    assert cli.main(["export", str(run_dir), "--out", str(path)]) == 0
+    return path
+
+
+class TestHelp:
+    def test_it_answers_at_once_and_lists_the_commands(self):
+        started = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "keras_resnet.cli", "--help"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert time.perf_counter() - started < 5  # seconds; importing TensorFlow alone takes longer
+        for command in ("train", "evaluate", "export", "verify", "classify", "list", "info"):
+            assert f"\n    {command} " in done.stdout
+
+    @pytest.mark.parametrize(
+        "command", ["train", "evaluate", "export", "verify", "classify", "list", "info"]
+    )
+    def test_every_command_teaches_by_an_example(self, capsys, command):
+        status, out, _ = run(capsys, command, "--help")
+        assert status == 0
+        assert f"keras-resnet {command} " in out.split("Example:")[1]
+
+    def test_version(self, capsys):
+        assert run(capsys, "--version")[:2] == (0, f"keras-resnet {__version__}\n")
+
+
+class TestUsage:
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            (),
+            ("fly",),
+            ("train", "--model", "resnet20"),
+            ("info", "resnet20", "--input-size", "0"),
+            ("info", "resnet20", "--input-size", "big"),
+            ("classify", "somewhere"),
+        ],
+    )
+    def test_wrong_usage_is_status_2(self, capsys, arguments):
+        status, out, err = run(capsys, *arguments)
+        assert (status, out) == (2, "")
+        assert "usage:" in err
+
+
+class TestList:
+    def test_a_pattern_chooses(self, capsys):
+        status, out, _ = run(capsys, "list", "plain*")
+        names = [line.split()[0] for line in out.splitlines()[1:]]
+        assert status == 0
+        assert names == ["plain18", "plain34", *(f"plain{d}" for d in (20, 32, 44, 56, 110))]
+
+    def test_json_can_be_read_by_a_program(self, capsys):
+        _, out, _ = run(capsys, "list", "resnet50*", "--json")
+        rows = json.loads(out)
+        assert [row["builder"] for row in rows] == ["ResNet50", "ResNet50V1_5"]
+        assert rows[1]["stride_on"] == "3x3"
+
+    def test_nothing_found_is_a_failure(self, capsys):
+        status, _, err = run(capsys, "list", "vgg*")
+        assert status == 1
+        assert "vgg" in err
+
+
+class TestInfo:
+    def test_the_totals_are_those_of_the_paper(self, capsys):
+        status, out, _ = run(capsys, "info", "resnet20")
+        assert status == 0
+        assert out.splitlines()[-1].split() == ["total", "269,722", "1,376", "40,551,040"]
+        stages = [line.split()[0] for line in out.splitlines()[2:]]
+        assert stages == ["stem", "C2", "C3", "C4", "head", "total"]
+
+    def test_json_and_another_size(self, capsys):
+        _, out, _ = run(capsys, "info", "resnet18", "--input-size", "64", "--json")
+        info = json.loads(out)
+        assert info["input_size"] == 64
+        assert info["stages"][0]["output_shape"] == [16, 16, 64]
+        assert info["total"]["parameters"] == 11_689_512
+
+    def test_an_unknown_name_suggests_the_nearest(self, capsys):
+        status, _, err = run(capsys, "info", "resnet55")
+        assert status == 1
+        assert "resnet56" in err
+        assert len(err.splitlines()) == 1
+
+
+class TestTheWholePath:
+    def test_training_writes_a_run(self, run_dir):
+        names = {path.name for path in run_dir.iterdir()}
+        assert names == {"model.keras", "history.csv", "run.json", "curves.png"}
+        info = json.loads((run_dir / "run.json").read_text())
+        assert info["class_names"] == ["blue", "red"]
+        assert info["recipe"]["epochs"] == 4
+
+    def test_evaluate_uses_the_data_of_the_run(self, capsys, run_dir):
+        status, out, _ = run(capsys, "evaluate", run_dir, "--json")
+        result = json.loads(out)
+        assert status == 0
+        assert result["examples"] == 24
+        assert result["accuracy"] == result["correct"] / 24 >= 0.9
+
+    def test_evaluate_a_file_needs_data(self, capsys, run_dir, photographs):
+        status, _, err = run(capsys, "evaluate", run_dir / "model.keras")
+        assert status == 1
+        assert "--data" in err
+        data = f"folder:{photographs}"
+        status, out, _ = run(capsys, "evaluate", run_dir / "model.keras", "--data", data)
+        assert status == 0
+        assert "of 24 test images" in out
+
+    def test_export_says_what_was_measured(self, capsys, run_dir, tmp_path):
+        out_dir = tmp_path / "b"
+        status, out, _ = run(capsys, "export", run_dir, "--scheme", "float16", "--out", out_dir)
+        assert status == 0
+        assert "evaluation images 24" in out
+        assert "passed" in out
+        assert "bytes" in out
+
+    def test_a_rejected_export_is_status_1_and_leaves_nothing(self, capsys, run_dir, tmp_path):
+        grey = tmp_path / "grey"
+        for name in ("blue", "red"):
+            (grey / name).mkdir(parents=True)
+            for i in range(2):
+                Image.new("RGB", (32, 32), (128, 128, 128)).save(grey / name / f"{i}.png")
+        status, out, err = run(
+            capsys, "export", run_dir, "--out", tmp_path / "b", "--calibration", f"folder:{grey}"
+        )
+        assert status == 1
+        assert "REJECTED" in out
+        assert "nothing was written" in err
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["grey"]
+
+    def test_verify(self, capsys, bundle):
+        status, out, _ = run(capsys, "verify", bundle)
+        assert status == 0
+        assert out.endswith("passed\n")
+        status, out, _ = run(capsys, "verify", bundle, "--json")
+        assert json.loads(out)["passed"] is True
+
+    def test_classify_names_the_colors(self, capsys, bundle, photographs):
+        paths = [photographs / "red" / "0.png", photographs / "blue" / "0.png"]
+        status, out, _ = run(capsys, "classify", bundle, *paths, "--json")
+        assert status == 0
+        lines = [json.loads(line) for line in out.splitlines()]
+        assert [line["image"] for line in lines] == [str(p) for p in paths]
+        assert [line["classes"][0]["label"] for line in lines] == ["red", "blue"]
+        status, out, _ = run(capsys, "classify", bundle, paths[0], "--top", "1")
+        assert out.startswith(f"{paths[0]}: red ")
+        assert out.count("%") == 1
+
+    def test_a_bad_image_does_not_hide_the_good_ones(self, capsys, bundle, photographs, tmp_path):
+        bad = tmp_path / "notes.png"
+        bad.write_text("no image")
+        good = photographs / "red" / "1.png"
+        status, out, err = run(capsys, "classify", bundle, bad, good)
+        assert status == 1
+        assert out.startswith(f"{good}: ")
+        assert "notes.png" in err
+
+
+class TestMistakes:
+    """One line, no traceback, and nothing overwritten."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (("train", "--model", "resnet9", "--data", "digits"), "resnet"),
+            (("train", "--model", "resnet8", "--data", "folder:nowhere"), "nowhere"),
+            (("train", "--model", "resnet8", "--data", "numbers"), "folder:PATH"),
+            (("train", "--model", "resnet8", "--data", "digits", "--recipe", "x"), "paper-cifar"),
+            (("train", "--model", "resnet8", "--data", "digits", "--set", "epoch=3"), "'epochs'"),
+            (("train", "--model", "resnet8", "--data", "digits", "--set", "epochs"), "field=value"),
+            (("train", "--model", "resnet8", "--data", "digits", "--set", "epochs=0"), "epochs"),
+            (("train", "--model", "resnet8", "--data", "digits", "--strategy", "x"), "mirrored"),
+            (("train", "--model", "resnet8", "--data", "digits", "--input-size", "8"), "32"),
+            (("export", "nowhere"), "nowhere"),
+            (("export", "nowhere", "--scheme", "int4"), "dynamic_int8"),
+        ],
+    )
+    def test_a_mistake_is_named(self, capsys, tmp_path, arguments, words):
+        status, out, err = run(capsys, *arguments, "--out", tmp_path / "out", "--json")
+        assert (status, out) == (1, "")
+        assert words in err
+        assert err.startswith("keras-resnet: error: ")
+        assert len(err.splitlines()) == 1
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("command", ["evaluate", "verify"])
+    def test_a_missing_path_is_named(self, capsys, tmp_path, command):
+        status, _, err = run(capsys, command, tmp_path / "nowhere")
+        assert status == 1
+        assert "nowhere" in err
+
+    def test_a_run_is_not_overwritten(self, capsys, run_dir, photographs):
+        before = (run_dir / "model.keras").read_bytes()
+        status, _, err = run(
+            capsys, "train", "--model", "resnet8", "--data", f"folder:{photographs}",
+            "--out", run_dir,
+        )  # fmt: skip
+        assert status == 1
+        assert "--force" in err
+        assert (run_dir / "model.keras").read_bytes() == before
+
+    def test_a_bundle_is_not_overwritten(self, capsys, run_dir, bundle):
+        before = (bundle / "model.tflite").read_bytes()
+        status, _, err = run(capsys, "export", run_dir, "--out", bundle)
+        assert status == 1
+        assert "--force" in err
+        assert (bundle / "model.tflite").read_bytes() == before
+
+    def test_debug_shows_the_traceback(self, capsys):
+        with pytest.raises(ValueError, match="resnet9"):
+            run(capsys, "info", "resnet9", "--debug")
+
+    def test_ctrl_c_is_status_130(self, capsys, monkeypatch):
+        def interrupted(_pattern):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("keras_resnet.architecture.list_models", interrupted)
+        assert run(capsys, "list")[0] == 130
+
+    def test_bad_images_are_listed_when_skipped(self, capsys, photographs, tmp_path):
+        import shutil
+
+        root = tmp_path / "photographs"
+        shutil.copytree(photographs, root)
+        (root / "red" / "broken.png").write_text("no image")
+        arguments = [
+            "train", "--model", "resnet8", "--data", f"folder:{root}", "--out", tmp_path / "run",
+            "--set", "epochs=1", "--set", "warmup_epochs=0",
+        ]  # fmt: skip
+        status, _, err = run(capsys, *arguments)
+        assert status == 1
+        assert "broken.png" in err
+        assert "--skip-bad-images" in err
+        status, _, err = run(capsys, *arguments, "--skip-bad-images")
+        assert status == 0
+        assert "left out 1 files" in err
+        assert "broken.png" in err

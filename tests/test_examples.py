@@ -1,0 +1,77 @@
+"""The examples run as they stand."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run_example(*arguments: str, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_block_of_ones_own_takes_a_few_lines(tmp_path):
+    out = run_example(str(ROOT / "examples" / "own_block.py"), cwd=tmp_path)
+    assert "Trainable params" in out
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("demo")
+    out = run_example(str(ROOT / "examples" / "demo.py"), "--out", "demo", cwd=directory)
+    table = {}
+    for line in out.splitlines():
+        cells = line.split()
+        if len(cells) == 5 and cells[0] in ("keras", "float32", "int8"):
+            name, accuracy, size, time, file = cells
+            size = int(size.replace(",", ""))
+            table[name] = (float(accuracy.rstrip("%")), size, float(time), directory / file)
+    return out, table
+
+
+class TestDemo:
+    """The main job: what `make demo` promises."""
+
+    def test_the_float_network_names_98_percent_of_the_digits(self, demo):
+        _, table = demo
+        assert table["keras"][0] >= 98.0
+        assert table["float32"][0] == table["keras"][0]
+
+    def test_int8_loses_at_most_half_a_point(self, demo):
+        _, table = demo
+        assert table["int8"][0] >= table["keras"][0] - 0.5
+
+    def test_the_table_tells_true_sizes_and_files(self, demo):
+        _, table = demo
+        assert set(table) == {"keras", "float32", "int8"}
+        for _, size, milliseconds, file in table.values():
+            assert file.stat().st_size == size
+            assert milliseconds > 0
+        assert table["int8"][1] < 0.4 * table["float32"][1]
+
+    def test_three_images_are_named_after_what_they_show(self, demo):
+        out, _ = demo
+        named = [line.split() for line in out.splitlines() if "_is_a_" in line]
+        assert len(named) == 3
+        right = [path.split("_is_a_")[1][0] == label for path, label, *_ in named]
+        assert sum(right) >= 2  # one of the 2 % that it gets wrong may be among them
+
+    def test_the_bundles_verify_again(self, demo):
+        from keras_resnet import export
+
+        _, table = demo
+        for scheme in ("float32", "int8"):
+            assert export.verify(table[scheme][3].parent).passed

@@ -1,0 +1,546 @@
+"""Exported files are the networks that they came from, or there are none."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+from keras_resnet.export import tflite
+from keras_resnet.export.calibration import Calibration
+from keras_resnet.export.inspection import read_graph
+from keras_resnet.export.runtime import Runner
+from keras_resnet.export.source import SourceNetwork
+from PIL import Image
+
+import keras_resnet
+from keras_resnet import data, export, training
+from keras_resnet.architecture import Architecture
+from keras_resnet.preprocessing import Preprocessing
+
+SHAPE = (32, 32, 3)
+IMAGENET = Preprocessing(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+CAFFE = Preprocessing(mean=(103.939, 116.779, 123.68), std=(1.0,), channels="bgr")
+# The ranges of evenly grey images fit no others.
+GREY = np.full((4, *SHAPE), 128, np.uint8)
+SMALL = Architecture(
+    name="small",
+    block="basic",
+    blocks=(1, 1, 1),
+    widths=(8, 16, 32),
+    stem="cifar",
+    shortcut="A",
+    source="these tests",
+    classes=10,
+    input_size=32,
+)
+
+
+def warmed(model: keras.Model) -> keras.Model:
+    """Gives batch normalization the statistics that a first training step would give."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0
+    model(np.random.default_rng(0).uniform(-1, 1, (8, *model.input_shape[1:])), training=True)
+    return model
+
+
+def images(count: int, shape=SHAPE) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, *shape), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    recipe = training.get_recipe("digits").replace(epochs=12)
+    return training.fit(
+        lambda: keras_resnet.create_model(SMALL, class_names=digits.class_names),
+        digits,
+        recipe,
+        verbose=False,
+    ).model
+
+
+@pytest.fixture(scope="module")
+def bundles(trained, digits, tmp_path_factory):
+    root = tmp_path_factory.mktemp("bundles")
+    return {
+        scheme: export.to_tflite(
+            trained, root / scheme, scheme, calibration=digits, evaluation=digits
+        )
+        for scheme in export.SCHEMES
+    }
+
+
+def keras_probabilities(model, pixels, preprocessing=None):
+    return model.predict_on_batch((preprocessing or model.preprocessing)(pixels))
+
+
+@pytest.mark.parametrize("scheme", list(export.SCHEMES))
+class TestEveryScheme:
+    def test_the_scheme_is_proved_from_the_file(self, bundles, scheme):
+        assert read_graph(bundles[scheme].model_path).scheme == scheme
+        assert bundles[scheme].scheme == scheme
+
+    def test_the_file_takes_raw_pixels_and_gives_float_probabilities(self, bundles, scheme):
+        runner = Runner(bundles[scheme].model_path)
+        (source,) = runner.interpreter.get_input_details()
+        (target,) = runner.interpreter.get_output_details()
+        assert tuple(source["shape"]) == (1, 32, 32, 3)
+        assert source["dtype"] == (np.uint8 if scheme == "int8" else np.float32)
+        assert tuple(target["shape"]) == (1, 10)
+        assert target["dtype"] == np.float32
+        np.testing.assert_allclose(runner(images(4)).sum(axis=1), 1, atol=1e-5)
+
+    def test_its_ends_have_names(self, bundles, scheme):
+        runner = Runner(bundles[scheme].model_path)
+        assert runner.interpreter.get_signature_list() == {
+            "serving_default": {"inputs": ["pixels"], "outputs": ["probabilities"]}
+        }
+
+    def test_it_agrees_with_the_keras_model(self, bundles, scheme, trained, digits):
+        pixels, _ = digits.test.take(64, SHAPE, Preprocessing(), seed=5)
+        expected = keras_probabilities(trained, pixels)
+        actual = export.Classifier(bundles[scheme].path).probabilities(pixels)
+        moved = np.abs(expected - actual).sum(axis=1).mean() / 2
+        assert moved <= {"float32": 1e-5, "float16": 1e-3}.get(scheme, 0.03)
+
+    def test_the_manifest_tells_what_was_measured(self, bundles, scheme, trained, digits):
+        manifest = json.loads((bundles[scheme].path / "manifest.json").read_text())
+        accuracy = manifest["verification"]["accuracy"]
+        measured = training.evaluate(trained, digits)
+        assert accuracy["examples"] == measured.examples == 359
+        assert accuracy["source_correct"] == measured.correct
+        pixels, labels = digits.test.take(359, SHAPE, Preprocessing())
+        named = export.Classifier(bundles[scheme].path).probabilities(pixels).argmax(axis=1)
+        assert accuracy["exported_correct"] == (named == labels).sum()
+        assert (
+            accuracy["source_correct"] - accuracy["only_source_correct"]
+            == accuracy["exported_correct"] - accuracy["only_exported_correct"]
+        )
+
+    def test_the_golden_vectors_are_the_source_models(self, bundles, scheme, trained):
+        inputs, expected = bundles[scheme].golden()
+        assert inputs.shape == (32, *SHAPE)
+        np.testing.assert_allclose(expected, keras_probabilities(trained, inputs), atol=1e-5)
+
+    def test_it_verifies_again(self, bundles, scheme):
+        assert export.verify(bundles[scheme].path).passed
+
+    def test_no_operator_needs_flex(self, bundles, scheme):
+        names = {op.name for op in read_graph(bundles[scheme].model_path).operators}
+        assert "CUSTOM" not in names
+
+
+def delegates(file):
+    """Delegate partitions of a file under XNNPACK: (input tensors, output tensors) of each."""
+    interpreter = Runner(file).interpreter
+    return [
+        (set(map(int, op["inputs"])), set(map(int, op["outputs"])))
+        for op in interpreter._get_ops_details()
+        if op["op_name"] == "DELEGATE"
+    ]
+
+
+INT8_NETWORKS = [
+    *(n for n in keras_resnet.list_models() if n.startswith(("resnet", "plain"))
+      and keras_resnet.get_architecture(n).stem == "cifar" and n != "resnet1202"),
+    "resnet50",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=INT8_NETWORKS)
+def int8_file(request):
+    model = warmed(keras_resnet.create_model(request.param))
+    network = SourceNetwork(model, model.preprocessing)
+    samples = Calibration(images(2, network.shape), "noise")
+    return tflite.convert(network, export.SCHEMES["int8"], samples)
+
+
+class TestInt8Graph:
+    def test_all_is_8_bit_up_to_the_scores_in_one_partition(self, int8_file):
+        graph = read_graph(int8_file)
+        behind = [op.name for op in graph.operators[-2:]]
+        assert behind == ["DEQUANTIZE", "SOFTMAX"]
+        to_logits = graph.until("DEQUANTIZE")
+        assert len(to_logits) == len(graph.operators) - 2
+        tensors = {i for op in to_logits for i in (*op.inputs, *op.outputs) if i >= 0}
+        dtypes = {}
+        for i in tensors:
+            tensor = graph.tensors[i]
+            dtypes.setdefault(tensor.dtype, []).append(tensor)
+        # 32-bit integers are biases, or the arguments of PAD and MEAN.
+        assert set(dtypes) == {"uint8", "int8", "int32"}
+        assert [t.index for t in dtypes["uint8"]] == list(graph.inputs)
+        assert all(t.is_constant for t in dtypes["int32"])
+        biases = {op.inputs[2] for op in to_logits if op.name.endswith(("CONV_2D", "CONNECTED"))}
+        arguments = {op.inputs[1] for op in to_logits if op.name in ("PAD", "MEAN")}
+        assert {t.index for t in dtypes["int32"]} <= biases | arguments
+
+        # The one partition takes the pixels (as they are, or behind QUANTIZE, which moves the zero
+        # from 128 to 0) and reaches the logits.
+        ((inputs, outputs),) = delegates(int8_file)
+        pixels, logits = graph.inputs[0], to_logits[-1].outputs[0]
+        after = {graph.operators[0].outputs[0]} if graph.operators[0].name == "QUANTIZE" else set()
+        assert inputs & ({pixels} | after)
+        assert outputs <= {logits, *(op.outputs[0] for op in graph.operators[-2:])}
+
+    def test_batch_normalization_is_folded_into_the_convolutions(self, int8_file):
+        graph = read_graph(int8_file)
+        names = {op.name for op in graph.operators}
+        assert not names & {"MUL", "SUB", "DIV", "RSQRT"}
+
+
+class TestRawBytes:
+    def test_the_byte_is_the_input_tensor_with_the_default_preprocessing(self, bundles):
+        graph = read_graph(bundles["int8"].model_path)
+        source = graph.tensors[graph.inputs[0]]
+        assert (source.scale, source.zero_point) == ((1 / 128,), (128,))
+        first, second = graph.operators[:2]
+        assert (first.name, second.name) == ("QUANTIZE", "CONV_2D")
+        shifted = graph.tensors[first.outputs[0]]
+        assert (shifted.scale, shifted.zero_point) == ((1 / 128,), (0,))
+
+    @pytest.mark.parametrize("preprocessing", [IMAGENET, CAFFE], ids=["imagenet", "caffe"])
+    @pytest.mark.parametrize("scheme", ["float32", "int8"])
+    def test_any_other_preprocessing_is_inside_the_file(self, tmp_path, preprocessing, scheme):
+        model = warmed(keras_resnet.create_model(SMALL, preprocessing=preprocessing))
+        bundle = export.to_tflite(model, tmp_path / "b", scheme, calibration=images(16))
+        pixels = images(32)
+        expected = keras_probabilities(model, pixels)
+        actual = export.Classifier(bundle.path).probabilities(pixels)
+        moved = np.abs(expected - actual).sum(axis=1).mean() / 2
+        assert moved <= (1e-5 if scheme == "float32" else 0.05)
+        if scheme == "int8":
+            graph = read_graph(bundle.model_path)
+            source = graph.tensors[graph.inputs[0]]
+            assert (source.scale, source.zero_point) == ((1.0,), (0,))
+
+    def test_dark_calibration_images_do_not_stretch_the_input(self, trained, tmp_path):
+        dark = images(8) // 4 + 20  # 20..83
+        bundle = export.to_tflite(trained, tmp_path / "b", "int8", calibration=dark)
+        graph = read_graph(bundle.model_path)
+        assert graph.tensors[graph.inputs[0]].scale == (1 / 128,)
+
+
+class TestModelsOfOthers:
+    def test_a_softmax_fused_into_the_last_layer(self, tmp_path):
+        inputs = keras.Input(SHAPE)
+        x = keras.layers.Conv2D(8, 3, strides=2, activation="relu")(inputs)
+        x = keras.layers.GlobalAveragePooling2D()(x)
+        model = keras.Model(inputs, keras.layers.Dense(5, activation="softmax")(x))
+        for scheme in ("float32", "int8"):
+            bundle = export.to_tflite(
+                model,
+                tmp_path / scheme,
+                scheme,
+                preprocessing=Preprocessing(),
+                calibration=images(8),
+            )
+            assert bundle.labels == ("class 0", "class 1", "class 2", "class 3", "class 4")
+
+    def test_logits_come_out_as_probabilities(self, tmp_path):
+        model = warmed(keras_resnet.create_model(SMALL, classifier_activation=None))
+        bundle = export.to_tflite(model, tmp_path / "b", "float32")
+        logits = keras_probabilities(model, images(4)).astype(np.float64)
+        expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        actual = export.Classifier(bundle.path).probabilities(images(4))
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+    def test_mixed_precision_is_exported_in_float32(self, tmp_path):
+        model = warmed(keras_resnet.create_model(SMALL, dtype="mixed_bfloat16"))
+        bundle = export.to_tflite(model, tmp_path / "b", "float32")
+        assert read_graph(bundle.model_path).scheme == "float32"
+
+    def test_one_channel_images(self, tmp_path):
+        model = warmed(keras_resnet.create_model(SMALL, input_shape=(32, 32, 1)))
+        grey = images(4, (32, 32, 1))
+        bundle = export.to_tflite(model, tmp_path / "b", "int8", calibration=grey)
+        assert bundle.input_shape == (32, 32, 1)
+        assert len(export.Classifier(bundle.path)(images(1)[0])) == 5
+
+    def test_a_network_that_overflows_is_named(self, tmp_path):
+        model = keras_resnet.create_model(SMALL)
+        model.set_weights([np.full_like(w, np.inf) for w in model.get_weights()])
+        with pytest.raises(ValueError, match="not finite"):
+            export.to_tflite(model, tmp_path / "b", "float32")
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("build", "words"),
+        [
+            (lambda: keras_resnet.create_model(SMALL, input_shape=(None, None, 3)), "fixed input"),
+            (lambda: keras_resnet.create_model(SMALL, include_top=False,
+                                               input_shape=SHAPE), "classifier"),
+            (lambda: keras_resnet.create_model(SMALL, classifier_activation="sigmoid"), "softmax"),
+            (lambda: keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(),
+                                       keras.layers.Dense(3)]), "preprocessing"),
+        ],
+        ids=["open-size", "no-top", "sigmoid", "no-preprocessing"],
+    )  # fmt: skip
+    def test_what_cannot_be_exported_is_refused_with_the_reason(self, tmp_path, build, words):
+        with pytest.raises(ValueError, match=words):
+            export.to_tflite(build(), tmp_path / "b", "float32")
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestVerdict:
+    def test_an_export_that_loses_too_much_is_rejected_and_leaves_nothing(
+        self, trained, digits, tmp_path
+    ):
+        with pytest.raises(export.ExportRejected, match="accuracy drops") as rejection:
+            export.to_tflite(trained, tmp_path / "b", "int8", calibration=GREY, evaluation=digits)
+        report = rejection.value.report
+        assert not report.passed
+        assert report.accuracy.drop > 0.01
+        assert "REJECTED" in str(report)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_rejected_export_keeps_the_bundle_that_was_there(self, trained, digits, tmp_path):
+        first = export.to_tflite(trained, tmp_path / "b", "float32")
+        before = first.model_path.read_bytes()
+        with pytest.raises(export.ExportRejected):
+            export.to_tflite(
+                trained,
+                tmp_path / "b",
+                "int8",
+                calibration=GREY,
+                evaluation=digits,
+                force=True,
+            )
+        assert export.Bundle.open(tmp_path / "b").model_path.read_bytes() == before
+        assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+    def test_a_wrong_preprocessing_in_the_file_is_caught(
+        self, trained, digits, tmp_path, monkeypatch
+    ):
+        """The graph subtracts another mean than the source: the fault is in the file."""
+
+        class Faulty(SourceNetwork):
+            def probabilities(self, pixels):
+                return super().probabilities(pixels / 255)
+
+        monkeypatch.setattr("keras_resnet.export.tflite.SourceNetwork", Faulty)
+        with pytest.raises(export.ExportRejected, match="differs"):
+            export.to_tflite(trained, tmp_path / "b", "float32", evaluation=digits)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_max_drop_counts_images(self, trained, digits, tmp_path):
+        with pytest.raises(ValueError, match="max_drop"):
+            export.to_tflite(trained, tmp_path / "b", "float32", max_drop=1.5)
+        bundle = export.to_tflite(
+            trained, tmp_path / "b", "float32", evaluation=digits, max_drop=0.0
+        )
+        assert bundle.manifest["verification"]["accuracy"]["drop"] == 0.0
+
+    def test_int8_without_calibration_images_is_refused(self, trained, tmp_path):
+        with pytest.raises(ValueError, match="calibration"):
+            export.to_tflite(trained, tmp_path / "b", "int8")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_an_unknown_scheme_names_those_that_there_are(self, trained, tmp_path):
+        with pytest.raises(ValueError, match=r"dynamic_int8.*Received: 'int4'"):
+            export.to_tflite(trained, tmp_path / "b", "int4")
+
+
+class TestBundleDirectory:
+    def copy(self, bundle, to):
+        to.mkdir()
+        for file in bundle.path.iterdir():
+            (to / file.name).write_bytes(file.read_bytes())
+        return to
+
+    def test_it_holds_four_files(self, bundles):
+        names = {p.name for p in bundles["int8"].path.iterdir()}
+        assert names == {"model.tflite", "labels.txt", "manifest.json", "golden.npz"}
+        assert bundles["int8"].labels == tuple("0123456789")
+
+    @pytest.mark.parametrize("name", ["model.tflite", "labels.txt", "golden.npz"])
+    def test_one_changed_bit_is_noticed(self, bundles, tmp_path, name):
+        path = self.copy(bundles["int8"], tmp_path / "b")
+        content = bytearray((path / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (path / name).write_bytes(content)
+        with pytest.raises(export.BundleError, match=f"{name} was changed"):
+            export.verify(path)
+
+    def test_a_newer_version_says_what_to_do(self, bundles, tmp_path):
+        path = self.copy(bundles["int8"], tmp_path / "b")
+        manifest = json.loads((path / "manifest.json").read_text())
+        (path / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 99}))
+        with pytest.raises(export.BundleError, match=r"schema version 99.*[Ee]xport it again"):
+            export.verify(path)
+
+    def test_what_is_no_bundle_says_so(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            export.verify(tmp_path / "nowhere")
+        with pytest.raises(export.BundleError, match=r"no manifest\.json"):
+            export.verify(tmp_path)
+        (tmp_path / "manifest.json").write_text("{]")
+        with pytest.raises(export.BundleError, match="damaged"):
+            export.verify(tmp_path)
+
+    def test_an_existing_path_is_only_replaced_when_told(self, trained, tmp_path):
+        export.to_tflite(trained, tmp_path / "b", "float32")
+        with pytest.raises(FileExistsError, match="force"):
+            export.to_tflite(trained, tmp_path / "b", "float32")
+        export.to_tflite(trained, tmp_path / "b", "float16", force=True)
+        assert export.Bundle.open(tmp_path / "b").scheme == "float16"
+        precious = tmp_path / "precious"
+        precious.mkdir()
+        (precious / "thesis.txt").write_text("years of work")
+        with pytest.raises(FileExistsError, match="not ours"):
+            export.to_tflite(trained, precious, "float32", force=True)
+        assert (precious / "thesis.txt").exists()
+
+    def test_labels_are_checked(self, trained, tmp_path):
+        with pytest.raises(ValueError, match="3 names for 10 classes"):
+            export.to_tflite(trained, tmp_path / "b", "float32", labels=["a", "b", "c"])
+        with pytest.raises(ValueError, match="one line"):
+            export.to_tflite(trained, tmp_path / "b", "float32", labels=["a\nb"] * 10)
+        names = [f"Ziffer {i} 数" for i in range(10)]
+        bundle = export.to_tflite(trained, tmp_path / "b", "float32", labels=names)
+        assert bundle.labels == tuple(names)
+
+
+class TestClassifier:
+    def test_it_ranks_labels_by_probability(self, bundles, digits):
+        pixels, labels = digits.test.take(20, SHAPE, Preprocessing(), seed=3)
+        classifier = export.Classifier(bundles["int8"].path)
+        right = 0
+        for image, label in zip(pixels, labels, strict=True):
+            ranking = classifier(image, top=None)
+            probabilities = [p for _, p in ranking]
+            assert len(ranking) == 10
+            assert probabilities == sorted(probabilities, reverse=True)
+            right += ranking[0][0] == str(label)
+        assert right >= 15
+        assert len(classifier(pixels[0])) == 5
+        assert classifier(pixels[0], top=2) == classifier(pixels[0], top=None)[:2]
+
+    def test_path_picture_bytes_and_array_are_the_same(self, bundles, digits, tmp_path):
+        pixels, _ = digits.test.take(1, SHAPE, Preprocessing())
+        path = tmp_path / "digit.png"
+        Image.fromarray(pixels[0]).save(path)
+        classifier = export.Classifier(bundles["float32"].path)
+        expected = classifier(pixels[0])
+        for image in (path, str(path), path.read_bytes(), Image.open(path)):
+            assert classifier(image) == expected
+
+    def test_a_normalized_array_is_refused(self, bundles):
+        with pytest.raises(TypeError, match="uint8"):
+            export.Classifier(bundles["int8"].path)(np.zeros(SHAPE, np.float32))
+
+    def test_an_image_of_another_size_is_fitted_as_in_training(self, bundles, digits):
+        pixels, _ = digits.test.take(1, SHAPE, Preprocessing())
+        large = np.array(Image.fromarray(pixels[0]).resize((200, 120)))
+        classifier = export.Classifier(bundles["float32"].path)
+        assert classifier(large) == classifier(Preprocessing().fit(large, (32, 32)))
+
+    def test_a_device_needs_neither_tensorflow_nor_keras(self, bundles, digits, tmp_path):
+        pixels, _ = digits.test.take(1, SHAPE, Preprocessing())
+        Image.fromarray(pixels[0]).save(tmp_path / "digit.png")
+        script = f"""
+            import sys
+            class Refuse:
+                def find_spec(self, name, path=None, target=None):
+                    if name.split(".")[0] in {{"tensorflow", "keras", "tf_keras", "rich"}}:
+                        raise ModuleNotFoundError(name, name=name)
+            sys.meta_path.insert(0, Refuse())
+            from keras_resnet import cli, export
+            bundle = {str(bundles["int8"].path)!r}
+            assert export.verify(bundle).passed
+            print(export.Classifier(bundle)("digit.png")[0][0])
+            assert cli.main(["verify", bundle]) == 0
+            assert cli.main(["classify", bundle, "digit.png"]) == 0
+            assert cli.main(["info", "resnet20"]) == 1
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(script)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        (expected, _), *_ = export.Classifier(bundles["int8"].path)(tmp_path / "digit.png")
+        assert done.stdout.splitlines()[0] == expected
+        assert "info needs" in done.stderr
+
+
+class TestSavedModel:
+    def test_it_serves_raw_pixels_without_this_package(self, trained, tmp_path):
+        path = export.to_saved_model(trained, tmp_path / "served")
+        pixels = images(3)
+        np.save(tmp_path / "pixels.npy", pixels)
+        script = """
+            import sys
+            class Refuse:
+                def find_spec(self, name, path=None, target=None):
+                    if name.split(".")[0] == "keras_resnet":
+                        raise ModuleNotFoundError(name, name=name)
+            sys.meta_path.insert(0, Refuse())
+            import numpy as np, tensorflow as tf
+            serve = tf.saved_model.load("served").signatures["serving_default"]
+            pixels = np.load("pixels.npy").astype(np.float32)
+            np.save("out.npy", serve(pixels=tf.constant(pixels))["probabilities"].numpy())
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(script)],
+            cwd=tmp_path,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert path == tmp_path / "served"
+        expected = keras_probabilities(trained, pixels)
+        np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
+
+    def test_an_existing_path_is_refused(self, trained, tmp_path):
+        export.to_saved_model(trained, tmp_path / "served")
+        with pytest.raises(FileExistsError, match="force"):
+            export.to_saved_model(trained, tmp_path / "served")
+        export.to_saved_model(trained, tmp_path / "served", force=True)
+
+    def test_what_differs_is_rejected_and_leaves_nothing(self, trained, tmp_path, monkeypatch):
+        class Faulty(SourceNetwork):
+            def probabilities(self, pixels):
+                return super().probabilities(pixels[..., ::-1])
+
+        monkeypatch.setattr("keras_resnet.export.saved_model.SourceNetwork", Faulty)
+        with pytest.raises(export.ExportRejected):
+            export.to_saved_model(trained, tmp_path / "served")
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestInspection:
+    @pytest.mark.parametrize("content", [b"", b"not a model", b"\0" * 64])
+    def test_what_is_no_tflite_file_says_so(self, tmp_path, content):
+        (tmp_path / "x.tflite").write_bytes(content)
+        with pytest.raises(ValueError, match="Not a TFLite file"):
+            read_graph(tmp_path / "x.tflite")
+
+    def test_constants_lie_at_multiples_of_16_bytes(self, bundles):
+        """The schema asks for it; microcontrollers and memory-mapped weights rely on it."""
+        from ai_edge_litert import schema_py_generated as schema
+
+        content = bundles["int8"].model_path.read_bytes()
+        model = schema.Model.GetRootAs(content, 0)
+        whole = np.frombuffer(content, np.uint8)
+        sizes = 0
+        for i in range(model.BuffersLength()):
+            buffer = model.Buffers(i)
+            if buffer.DataLength() > 64:  # long enough to be found again
+                offset = buffer.DataAsNumpy().__array_interface__["data"][0]
+                assert (offset - whole.__array_interface__["data"][0]) % 16 == 0
+                sizes += 1
+        assert sizes > 5
