@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import enum
 import fnmatch
+import math
 from typing import Any, Literal
 
 BlockKind = Literal["basic", "bottleneck"]
@@ -27,6 +28,17 @@ class Shortcut(enum.StrEnum):
     B = "B"
     C = "C"
     NONE = "none"
+
+    @classmethod
+    def parse(cls, value: Shortcut | str) -> Shortcut:
+        """The option of a name; `ValueError` if there is none."""
+        try:
+            return cls(value)
+        except ValueError:
+            raise ValueError(
+                f"Argument `shortcut` must be one of {[str(s) for s in cls]}. "
+                f"Received: shortcut={value!r}"
+            ) from None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,40 +89,28 @@ class Architecture:
 
     def __post_init__(self) -> None:
         # Also reached by `replace` and `from_dict`, so a user's override is checked here, once.
-        try:
-            object.__setattr__(self, "shortcut", Shortcut(self.shortcut))
-        except ValueError:
-            raise ValueError(
-                f"Argument `shortcut` must be one of {[str(s) for s in Shortcut]}. "
-                f"Received: shortcut={self.shortcut!r}"
-            ) from None
+        object.__setattr__(self, "shortcut", Shortcut.parse(self.shortcut))
         object.__setattr__(self, "blocks", tuple(self.blocks))
         object.__setattr__(self, "widths", tuple(self.widths))
-        _check_choice(self, "block", ("basic", "bottleneck"))
-        _check_choice(self, "stem", ("imagenet", "cifar"))
-        _check_choice(self, "stride_on", ("1x1", "3x3"))
-        _check_choice(self, "padding", ("symmetric", "same"))
+        for name, choices in _CHOICES.items():
+            _check(self, name, getattr(self, name) in choices, f"be one of {list(choices)}")
         if len(self.blocks) != len(self.widths) or not self.blocks:
             raise ValueError(
                 "Arguments `blocks` and `widths` must name the same number of stages, one or more. "
                 f"Received: blocks={self.blocks}, widths={self.widths}"
             )
         for name in ("blocks", "widths"):
-            if not all(isinstance(n, int) and n > 0 for n in getattr(self, name)):
-                raise ValueError(
-                    f"Argument `{name}` must hold positive integers. "
-                    f"Received: {name}={getattr(self, name)}"
-                )
-        if not _is_number(self.norm_momentum) or not 0 <= self.norm_momentum < 1:
-            raise ValueError(
-                "Argument `norm_momentum` must be a number in [0, 1), e.g. 0.9. "
-                f"Received: norm_momentum={self.norm_momentum!r}"
-            )
-        if not _is_number(self.norm_epsilon) or self.norm_epsilon <= 0:
-            raise ValueError(
-                "Argument `norm_epsilon` must be a positive number, e.g. 1e-5. "
-                f"Received: norm_epsilon={self.norm_epsilon!r}"
-            )
+            values = getattr(self, name)
+            _check(self, name, all(map(_is_count, values)), "hold positive integers")
+        for name in ("expansion", "classes", "input_size"):
+            _check(self, name, _is_count(getattr(self, name)), "be a positive integer")
+        for name in ("conv_bias", "norm_on_projection", "zero_init_residual"):
+            _check(self, name, isinstance(getattr(self, name), bool), "be True or False")
+        momentum, epsilon = self.norm_momentum, self.norm_epsilon
+        in_range = _is_number(momentum) and 0 <= momentum < 1
+        _check(self, "norm_momentum", in_range, "be a number in [0, 1), e.g. 0.9")
+        in_range = _is_number(epsilon) and 0 < epsilon < math.inf
+        _check(self, "norm_epsilon", in_range, "be a positive number, e.g. 1e-5")
 
     @property
     def is_plain(self) -> bool:
@@ -149,12 +149,23 @@ class Architecture:
             raise ValueError(f"Not a description of an architecture: {error}") from None
 
 
-def _check_choice(architecture: Architecture, name: str, choices: tuple[str, ...]) -> None:
-    if getattr(architecture, name) not in choices:
+_CHOICES = {
+    "block": ("basic", "bottleneck"),
+    "stem": ("imagenet", "cifar"),
+    "stride_on": ("1x1", "3x3"),
+    "padding": ("symmetric", "same"),
+}
+
+
+def _check(architecture: Architecture, name: str, is_good: bool, wanted: str) -> None:
+    if not is_good:
         raise ValueError(
-            f"Argument `{name}` must be one of {list(choices)}. "
-            f"Received: {name}={getattr(architecture, name)!r}"
+            f"Argument `{name}` must {wanted}. Received: {name}={getattr(architecture, name)!r}"
         )
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _is_number(value: object) -> bool:

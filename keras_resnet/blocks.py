@@ -113,7 +113,8 @@ def residual(
             activation, which follows the sum.
         shortcut: `"A"`, `"B"` (default), `"C"` or `"none"`, as in `Shortcut`. With `"none"` the
             result is act(F(x)), a block of a plain network.
-        stride: the branch's stride. None reads it from the shapes, which must then be static.
+        stride: the branch's stride. None reads the smallest that fits from the shapes, which must
+            then be static.
         activate: whether the rectifier follows the sum (pre-activation networks go without).
         norm_on_projection: whether a projection is normalized.
         toolkit: the layers to build with.
@@ -123,10 +124,10 @@ def residual(
         A tensor with the shape of F(x).
 
     Raises:
-        ValueError: if the branch does not shrink the image by one whole stride, or if the stride
-            cannot be read from the shapes and is not given.
+        ValueError: for an unknown shortcut, if the branch does not shrink the image by one whole
+            stride, or if the stride cannot be read from the shapes and is not given.
     """
-    shortcut = Shortcut(shortcut)
+    shortcut = Shortcut.parse(shortcut)
     y = branch(x)
     if shortcut is not Shortcut.NONE:
         stride = _stride_between(x, y) if stride is None else stride

@@ -7,6 +7,8 @@ import functools
 import inspect
 import os
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,12 @@ _OVERRIDES = ("shortcut", "norm_momentum", "norm_epsilon", "zero_init_residual")
 class ResidualNetwork(keras.Model):
     """A functional model that carries its architecture, preprocessing and class names.
 
-    They are part of the configuration, so they survive `save`, `load_model` and cloning.
+    They are part of the configuration, so they survive `save` and `load_model`. (A copy made by
+    `keras.models.clone_model` carries none of them: Keras does not pass them on.)
 
     Attributes:
         architecture: the `Architecture` that it was built from, or None.
-        preprocessing: the `Preprocessing` that its input expects.
+        preprocessing: the `Preprocessing` that its input expects, or None if not known.
         class_names: a tuple of names in the order of the outputs, or None if not known.
     """
 
@@ -45,14 +48,14 @@ class ResidualNetwork(keras.Model):
         with _deep_graphs():
             super().__init__(*args, **kwargs)
         self.architecture = architecture
-        self.preprocessing = preprocessing or Preprocessing()
+        self.preprocessing = preprocessing
         self.class_names = None if class_names is None else tuple(class_names)
 
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "architecture": self.architecture and self.architecture.to_dict(),
-            "preprocessing": self.preprocessing.to_dict(),
+            "preprocessing": self.preprocessing and self.preprocessing.to_dict(),
             "class_names": self.class_names and list(self.class_names),
         }
 
@@ -93,8 +96,17 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No such model file: {path}")
-    with _deep_graphs():
+    with _deep_graphs(), _readable(path, "Not a Keras model"):
         return keras.saving.load_model(path, compile=False)
+
+
+@contextlib.contextmanager
+def _readable(path: str | os.PathLike[str], complaint: str) -> Iterator[None]:
+    """Brings what Keras, h5py and zipfile raise on a damaged file to one `ValueError`."""
+    try:
+        yield
+    except (KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{complaint}: {os.fspath(path)} cannot be read ({error})") from error
 
 
 def split_head(network: keras.Model) -> tuple[keras.Model, bool]:
@@ -150,6 +162,11 @@ def _build(
     architecture = architecture.replace(**overrides)
     classes = architecture.classes if classes is None else classes
     _check_head(include_top, pooling, classes, class_names)
+    if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
+        raise ValueError(
+            "Argument `preprocessing` must be a keras_resnet.Preprocessing. "
+            f"Received: preprocessing={preprocessing!r}"
+        )
     if input_shape is None and input_tensor is None:
         size = architecture.input_size if include_top else None
         input_shape = (size, size, 3)
@@ -169,17 +186,21 @@ def _build(
         x = _stage(x, architecture, stage, toolkit)
     x = _head(x, include_top, pooling, classes, classifier_activation, dtype)
 
-    source = inputs if input_tensor is None else keras.utils.get_source_inputs(inputs)
+    source = inputs
+    if input_tensor is not None:
+        sources = keras.utils.get_source_inputs(inputs)
+        source = sources[0] if len(sources) == 1 else sources
     model = ResidualNetwork(
         source,
         x,
         name=architecture.name if name is None else name,
         architecture=architecture,
-        preprocessing=preprocessing,
+        preprocessing=Preprocessing() if preprocessing is None else preprocessing,
         class_names=class_names if include_top else None,
     )
     if weights is not None:
-        model.load_weights(weights)
+        with _readable(weights, "Argument `weights` must be a .keras or .weights.h5 file"):
+            model.load_weights(weights)
     return model
 
 
@@ -302,10 +323,10 @@ def _check_head(
         raise ValueError(
             f"Argument `classes` must be a positive integer. Received: classes={classes!r}"
         )
-    if class_names is not None and len(class_names) != classes:
+    if class_names is not None and (isinstance(class_names, str) or len(class_names) != classes):
         raise ValueError(
             "Argument `class_names` must hold one name per class. "
-            f"Received: {len(class_names)} names for classes={classes}"
+            f"Received: {class_names!r} for classes={classes}"
         )
 
 

@@ -50,14 +50,17 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            values = getattr(self, name)
-            values = tuple(float(v) for v in np.atleast_1d(np.asarray(values, dtype=float)))
-            object.__setattr__(self, name, values)
-            if len(values) == 0 or not np.isfinite(values).all():
+            received = getattr(self, name)
+            try:
+                values = np.atleast_1d(np.asarray(received, dtype=float))
+            except (TypeError, ValueError):
+                values = np.array([np.nan])
+            if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all():
                 raise ValueError(
                     f"Argument `{name}` must hold finite numbers, one per channel or one for all. "
-                    f"Received: {name}={values}"
+                    f"Received: {name}={received!r}"
                 )
+            object.__setattr__(self, name, tuple(map(float, values)))
         if len({len(self.mean), len(self.std)} - {1}) > 1:
             raise ValueError(
                 "Arguments `mean` and `std` must be for the same number of channels. "
@@ -74,7 +77,7 @@ class Preprocessing:
                 "Argument `interpolation` must be 'bilinear' or 'bicubic'. "
                 f"Received: interpolation={self.interpolation!r}"
             )
-        if not 0 < self.crop <= 1:
+        if not isinstance(self.crop, int | float) or not 0 < self.crop <= 1:
             raise ValueError(
                 f"Argument `crop` must be in (0, 1], e.g. 0.875. Received: crop={self.crop!r}"
             )
@@ -116,28 +119,40 @@ class Preprocessing:
 
         Returns:
             The same shape, float32 (float64 if `pixels` are), of the kind that was given.
+
+        Raises:
+            ValueError: if `mean` and `std` are for another number of channels.
         """
+        channels = pixels.shape[-1]
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) not in (1, channels):
+                raise ValueError(
+                    f"Pixels must have as many channels as `{name}` has values. Received: pixels "
+                    f"of shape {tuple(pixels.shape)}, {name}={getattr(self, name)}"
+                )
         if isinstance(pixels, np.ndarray):
             dtype = np.float64 if pixels.dtype == np.float64 else np.float32
-            mean, std = np.asarray(self.mean, dtype), np.asarray(self.std, dtype)
-            return self._normalize(pixels.astype(dtype), mean, std)
+            return self._normalize(pixels.astype(dtype), dtype)
         import tensorflow as tf
 
         pixels = tf.convert_to_tensor(pixels)
-        wide = tf.float64 if pixels.dtype == tf.float64 else tf.float32
-        mean, std = tf.constant(self.mean, wide), tf.constant(self.std, wide)
-        return self._normalize(tf.cast(pixels, wide), mean, std)
+        dtype = np.float64 if pixels.dtype == tf.float64 else np.float32
+        return self._normalize(tf.cast(pixels, dtype), dtype)
 
-    def _normalize(self, values: Any, mean: Any, std: Any) -> Any:
+    def _normalize(self, values: Any, dtype: Any) -> Any:
         if self.channels == "bgr":
             values = values[..., ::-1]
-        return (values - mean) / std
+        # A product, not a quotient: TensorFlow's graph optimizer makes it one anyway, and would
+        # then differ from numpy in the last bit.
+        reciprocal = np.asarray(1, dtype) / np.asarray(self.std, dtype)
+        return (values - np.asarray(self.mean, dtype)) * reciprocal
 
     @property
     def byte_quantization(self) -> tuple[float, int] | None:
-        """`(scale, zero point)` with which a raw byte is exactly the preprocessed value.
+        """`(scale, zero point)` with which a raw byte is the preprocessed value.
 
-        `value = scale * (byte - zero_point)`. None where no such pair exists: different channels,
+        `value = scale * (byte - zero_point)`, to the last bit where `std` is a power of two, and
+        to the rounding of the scale elsewhere. None where no such pair exists: different channels,
         BGR order, or a mean that is not a whole number (127.5 leaves every byte half a step off).
         """
         uniform = len(set(self.mean)) == 1 and len(set(self.std)) == 1
@@ -151,8 +166,8 @@ class Preprocessing:
     def fit(self, image: Source, size: tuple[int, int], channels: int = 3) -> np.ndarray:
         """Any image to the pixels that a network of this size takes.
 
-        The shorter side is resized to `size / crop` and the center is cut out; an image that has
-        the size already passes unchanged.
+        The shorter side is resized to `size / crop` and the center is cut out; with a crop of 1, an
+        image that has the size already passes unchanged.
 
         Args:
             image: what `read_image` takes.
@@ -209,24 +224,25 @@ def _open(source: Source) -> Image.Image:
     """An 8-bit RGB picture, upright."""
     from PIL import Image, ImageOps
 
-    if isinstance(source, Image.Image):
-        return _to_rgb(ImageOps.exif_transpose(source))
     if isinstance(source, np.ndarray):
         return _to_rgb(_from_array(source))
-    if isinstance(source, bytes | bytearray):
-        file: Any = io.BytesIO(source)
-        where = "the bytes given"
-    elif isinstance(source, str | os.PathLike):
-        file = where = os.fspath(source)
-    else:
-        raise TypeError(
-            "An image must be a path, bytes, a PIL image or a uint8 numpy array. "
-            f"Received: {type(source).__name__}"
-        )
+    where: str | os.PathLike[str] = f"the {type(source).__name__} given"
     try:
+        if isinstance(source, Image.Image):
+            return _to_rgb(ImageOps.exif_transpose(source))
+        file: Any = source
+        if isinstance(source, bytes | bytearray):
+            file = io.BytesIO(source)
+        elif isinstance(source, str | os.PathLike):
+            where = source
+        else:
+            raise TypeError(
+                "An image must be a path, bytes, a PIL image or a uint8 numpy array. "
+                f"Received: {type(source).__name__}"
+            )
         with Image.open(file) as picture:
             return _to_rgb(ImageOps.exif_transpose(picture))
-    except (FileNotFoundError, IsADirectoryError, PermissionError):
+    except (FileNotFoundError, IsADirectoryError, PermissionError, TypeError, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise whatever their parsers raise
         raise BadImageError(f"Not an image that can be read: {where} ({error})") from error
@@ -265,6 +281,8 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         if values.min() < 0 or values.max() > 65535:
             raise BadImageError("a 32-bit image outside 0..65535 has no 8-bit form")
         return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if picture.mode == "F":
+        raise BadImageError("an image of floating-point numbers has no agreed range")
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")

@@ -1,0 +1,67 @@
+"""Trains a ResNet-20 under one strategy and writes what came out; run in a process of its own.
+
+A second MirroredStrategy in the same process aborts the collectives of synchronized batch
+normalization, and logical devices cannot be changed once TensorFlow has started.
+
+Usage: python strategy_process.py STRATEGY RECIPE DTYPE STEPS OUT.npz
+"""
+
+import dataclasses
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+def main(strategy: str, recipe_name: str, dtype: str, steps: int, out: str) -> None:
+    devices = int(strategy.partition(":")[2] or 1)
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * devices,
+    )
+    import keras_resnet
+    from keras_resnet import data, training
+
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (20 * 64 + 77, 32, 32, 3), np.uint8)
+    labels = rng.integers(0, 10, len(images))
+    # The test split has an odd number of images, which two replicas cannot share evenly.
+    source = data.from_arrays(
+        (images[77:], labels[77:]), (images[:77], labels[:77]), [str(i) for i in range(10)]
+    )
+    recipe = training.get_recipe(recipe_name).replace(augment=())
+
+    losses: list[float] = []
+    weights: list[np.ndarray] = []
+
+    class Record(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            losses.append(logs["loss"])
+            if len(losses) == steps:
+                weights.append(np.concatenate([w.ravel() for w in self.model.get_weights()]))
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = len(losses) >= steps
+
+    result = training.fit(
+        lambda: keras_resnet.ResNet20(sync_bn=True, dtype=dtype),
+        source,
+        recipe,
+        strategy=strategy,
+        callbacks=[Record()],
+        verbose=False,
+        seed=1,
+    )
+    after = training.evaluate(result.model, source)
+    np.savez(
+        out,
+        losses=np.array(losses[:steps]),
+        weights=weights[0],
+        during=np.array([result.history[-1]["val_loss"], result.history[-1]["val_accuracy"]]),
+        after=np.array(dataclasses.astuple(after)),
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5])
