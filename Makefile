@@ -1,5 +1,8 @@
-# make demo   the main job, end to end     make test   the whole suite
-# make lint   style and types              make clean  removes what make made
+# make demo    the main job, end to end     make test   the whole suite, on two cores
+# make lint    style and types              make clean  removes what make made
+# make format  brings the code into shape
+#
+# PYTHON chooses the interpreter, VENV the environment: make test PYTHON=python3.12 VENV=/tmp/v312
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +15,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Types are checked on an installed copy, where keras_resnet.export lies in its place.
 lint: $(VENV)/.installed

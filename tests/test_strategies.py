@@ -137,7 +137,7 @@ def test_a_batch_too_small_for_all_replicas_is_evaluated_too():
 # Names
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def mirrored():
     """The only MirroredStrategy of this process."""
     return resolve_strategy("mirrored:1")
