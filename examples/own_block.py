@@ -1,6 +1,6 @@
 """A residual block of one's own: the paper's H(x) = F(x) + x, with any branch F.
 
-    python examples/own_block.py
+python examples/own_block.py
 """
 
 import keras

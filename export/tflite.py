@@ -231,8 +231,10 @@ def _verify(
     accuracy = None
     if split is not None:
         batches = split.batches(_EVALUATION_BATCH, network.shape, network.preprocessing)
-        accuracy = compare_accuracy(network.predict, runner, batches.as_numpy_iterator(), max_drop)
-        split.check_error()
+        with split.own_errors():
+            accuracy = compare_accuracy(
+                network.predict, runner, batches.as_numpy_iterator(), max_drop
+            )
     return judge(
         scheme.name, read_graph(content).scheme, compare(expected, runner(golden)), accuracy
     )

@@ -60,23 +60,33 @@ def atomic_directory(
     refuse_existing(path, force)
     if path.is_dir() and not (path / marker).is_file() and any(path.iterdir()):
         raise FileExistsError(f"{path} is not replaced: it holds no {marker}, so it is not ours")
-    if path.exists() and not path.is_dir():
-        raise FileExistsError(f"{path} is not replaced: it is a file, not a directory")
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise FileExistsError(f"{path} is not replaced: it is a link or a file, not a directory")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
-            path.replace(old)
-            temporary.replace(path)
-            shutil.rmtree(old)
-        else:
-            temporary.replace(path)
+        refuse_existing(path, force)  # again: making the directory may have taken minutes
+        _swap(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _swap(new: Path, path: Path) -> None:
+    """Puts a directory at `path`; what was there goes only once the new one stands."""
+    if not path.exists():
+        new.replace(path)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}-old-", dir=path.parent))
+    path.replace(old)
+    try:
+        new.replace(path)
+    except BaseException:
+        old.replace(path)
+        raise
+    shutil.rmtree(old)
 
 
 def _umask() -> int:

@@ -24,7 +24,7 @@ def main(strategy: str, recipe_name: str, dtype: str, steps: int, out: str) -> N
     from keras_resnet import data, training
 
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (20 * 64 + 77, 32, 32, 3), np.uint8)
+    images = rng.integers(0, 256, (steps * 64 + 77, 32, 32, 3), np.uint8)
     labels = rng.integers(0, 10, len(images))
     # The test split has an odd number of images, which two replicas cannot share evenly.
     source = data.from_arrays(

@@ -77,7 +77,7 @@ def test_it_works_installed_in_another_directory(wheel, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["271098", "1438"]
+    assert done.stdout.split() == ["271098", "1442"]
     command = subprocess.run(
         [str(environment / "bin" / "keras-resnet"), "list", "resnet8"],
         cwd=tmp_path,

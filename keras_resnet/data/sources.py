@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import abc
 import concurrent.futures
+import contextlib
 import dataclasses
 import importlib.resources
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,20 @@ class Split(abc.ABC):
     ) -> tuple[np.ndarray, np.ndarray]:
         """A random sample: uint8 images `(count, h, w, c)` and int32 labels, at most all."""
         chosen = self.batches(min(count, self.examples), shape, preprocessing, shuffle=(seed, 0))
-        images, labels = next(iter(chosen.take(1)))
+        with self.own_errors():
+            images, labels = next(iter(chosen.take(1)))
         return images.numpy(), labels.numpy()
 
-    def check_error(self) -> None:  # noqa: B027, most splits have nothing to say
+    @contextlib.contextmanager
+    def own_errors(self) -> Iterator[None]:
+        """Raises what went wrong while reading, instead of TensorFlow's report of it."""
+        try:
+            yield
+        except tf.errors.OpError:
+            self._check_error()
+            raise
+
+    def _check_error(self) -> None:  # noqa: B027, most splits have nothing to say
         """Raises what went wrong inside the pipeline, which TensorFlow only reports as text."""
 
 
@@ -199,7 +210,7 @@ class IndexedSplit(Split):
             lambda images, labels: (tf.ensure_shape(images, (fixed, *shape)), labels)
         )
 
-    def check_error(self) -> None:
+    def _check_error(self) -> None:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -256,7 +267,7 @@ class StreamSplit(Split):
         drop_remainder: bool = False,
     ) -> tf.data.Dataset:
         def fit(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            if image.shape != shape:
+            if image.shape != shape or preprocessing.crop != 1.0:
                 image = tf.numpy_function(
                     lambda x: preprocessing.fit(x, shape[:2], shape[2]), [image], tf.uint8
                 )
@@ -275,7 +286,7 @@ class StreamSplit(Split):
 def _digits() -> ImageData:
     """The embedded digits, enlarged from 8 x 8 grey levels 0..16 to 32 x 32 x 3 bytes.
 
-    Every fifth image is for testing: 1,438 to train and 359 to test.
+    Every fifth image of a class is for testing: 1,442 to train and 355 to test.
     """
     archive = importlib.resources.files("keras_resnet.data").joinpath("digits.npz")
     with archive.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -283,7 +294,9 @@ def _digits() -> ImageData:
     grey = np.round(small * (255 / 16)).astype(np.uint8)
     to_size = Preprocessing()
     images = np.stack([to_size.fit(image, (32, 32)) for image in grey])
-    is_test = np.arange(len(labels)) % 5 == 4
+    is_test = np.zeros(len(labels), bool)
+    for digit in range(10):
+        is_test[np.flatnonzero(labels == digit)[4::5]] = True
     return from_arrays(
         (images[~is_test], labels[~is_test]),
         (images[is_test], labels[is_test]),
@@ -351,7 +364,10 @@ def _class_files(root: Path, class_names: Sequence[str]) -> list[tuple[Path, int
     for label, class_name in enumerate(class_names):
         directory = root / class_name
         of_class = sorted(
-            f for f in directory.rglob("*") if f.is_file() and not f.name.startswith(".")
+            path
+            for path in directory.rglob("*")
+            if path.is_file()
+            and not any(part.startswith(".") for part in path.relative_to(directory).parts)
         )
         if not of_class:
             raise DataError(f"The class directory is empty: {directory}")
@@ -432,6 +448,11 @@ def _tfds(name: str, dataset: str) -> ImageData:
         raise DataError(
             f"{name} is no image-classification data set: it must have the features 'image' and "
             f"'label', and has {sorted(features or ())}"
+        )
+    if not isinstance(features["label"], tfds.features.ClassLabel):
+        raise DataError(
+            f"{name} is no image-classification data set: its labels are "
+            f"{type(features['label']).__name__}, not ClassLabel"
         )
     builder.download_and_prepare()
     splits = builder.info.splits

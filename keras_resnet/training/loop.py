@@ -114,6 +114,12 @@ def fit(
             f"Recipe field `batch_size` must be at most the number of training images. Received: "
             f"batch_size={recipe.batch_size} for {data.train.examples} images of {data.name}"
         )
+    if recipe.batch_size % resolved.num_replicas_in_sync:
+        raise ValueError(
+            "Recipe field `batch_size`, the global batch, must be a multiple of the number of "
+            f"replicas. Received: batch_size={recipe.batch_size} for "
+            f"{resolved.num_replicas_in_sync} replicas"
+        )
     keras.utils.set_random_seed(seed)
     with resolved.scope():
         network = _in_scope(model, resolved)
@@ -135,12 +141,14 @@ def fit(
     try:
         with _callbacks(callbacks, network, optimizer, recipe) as listeners:
             _train(trainer, data, preprocessing, seed, listeners, verbose, writer, history)
-    finally:
-        # Also after an interruption: the epochs that were finished are not lost.
-        network.optimizer = None
+    except TrainingError:
+        raise  # the weights are spoiled; what was saved before is not
+    except BaseException:  # an interruption, too: the epochs that were finished are not lost
         if writer is not None and history:
             writer.finish(network, history)
-    data.train.check_error()
+        raise
+    if writer is not None:
+        writer.finish(network, history)
     return Result(
         _free(network, model, resolved), history, None if writer is None else writer.directory
     )
@@ -200,17 +208,16 @@ def _train(
                 shuffle=(seed, epoch),
                 drop_remainder=True,
             )
-            with _source_errors(data.train):
+            with data.train.own_errors():
                 logs = _train_epoch(trainer, batches, epoch, steps, listeners, progress)
             trainer.average_statistics()
-            with _source_errors(data.test):
-                validation = evaluator(data.test, preprocessing, 2 * recipe.batch_size)
+            validation = evaluator(data.test, preprocessing, 2 * recipe.batch_size)
             logs |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
             listeners.on_epoch_end(epoch, logs)
             history.append({"epoch": epoch + 1, **logs})
             progress.end_epoch(epoch, logs)
             if writer is not None and time.monotonic() - saved > _SAVE_SECONDS:
-                with _without_optimizer(network):
+                with _attribute(network, "optimizer", None):
                     writer.save(network, history)
                 saved = time.monotonic()
             if network.stop_training:
@@ -231,6 +238,7 @@ def _train_epoch(
     iterator = iter(trainer.strategy.experimental_distribute_dataset(batches))
     started = time.perf_counter()
     totals: Any = None
+    step = 0
     for step in range(steps):
         listeners.on_train_batch_begin(step)
         sums = trainer.step(iterator)
@@ -240,8 +248,10 @@ def _train_epoch(
         if progress.is_due():
             seen = (step + 1) * batch_size
             progress.update(epoch, step + 1, _means(totals, epoch, step, seen))
-    seen = steps * batch_size
-    logs = _means(totals, epoch, steps - 1, seen)
+        if trainer.network.stop_training:
+            break
+    seen = (step + 1) * batch_size
+    logs = _means(totals, epoch, step, seen)
     logs["images_per_second"] = seen / (time.perf_counter() - started)
     logs["learning_rate"] = float(trainer.optimizer.learning_rate)
     return logs
@@ -330,22 +340,39 @@ class _Evaluator:
         self._step = _sum_over_replicas(strategy, self._replica_step)
 
     def __call__(self, split: Split, preprocessing: Preprocessing, batch_size: int) -> Evaluation:
+        # Every batch gets the same size, a multiple of the replicas: a replica without an example
+        # cannot run the network. What is added has the label -1 and does not count.
+        replicas = self._strategy.num_replicas_in_sync
+        full = math.ceil(batch_size / replicas) * replicas
         shape = self._network.input_shape[1:]
+
+        def pad(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            missing = full - tf.shape(labels)[0]
+            images = tf.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)])
+            labels = tf.pad(labels, [(0, missing)], constant_values=-1)
+            return tf.ensure_shape(images, (full, *shape)), tf.ensure_shape(labels, (full,))
+
         batches = data_module.batches(
             split, batch_size, shape, preprocessing, dtype=_dtype(self._network)
         )
-        iterator = iter(self._strategy.experimental_distribute_dataset(batches))
+        iterator = iter(self._strategy.experimental_distribute_dataset(batches.map(pad)))
         loss, correct = 0.0, 0
         for _ in range(math.ceil(split.examples / batch_size)):
-            batch_loss, batch_correct = self._step(iterator)
+            with split.own_errors():
+                batch_loss, batch_correct = self._step(iterator)
             loss += float(batch_loss)
             correct += int(batch_correct)
         return Evaluation(loss / split.examples, correct / split.examples, correct, split.examples)
 
     def _replica_step(self, images: tf.Tensor, labels: tf.Tensor) -> list[tf.Tensor]:
         scores = self._scores(images, training=False)
-        losses = _cross_entropy(labels, scores, self._are_logits, label_smoothing=0.0)
-        return [tf.reduce_sum(losses), _count_correct(labels, scores)]
+        losses = _cross_entropy(
+            tf.maximum(labels, 0), scores, self._are_logits, label_smoothing=0.0
+        )
+        return [
+            tf.reduce_sum(tf.where(labels < 0, tf.zeros_like(losses), losses)),
+            _count_correct(labels, scores),
+        ]
 
 
 def _cross_entropy(
@@ -399,6 +426,11 @@ def _in_scope(
             "Argument `model` must be a functional keras.Model with one input. "
             f"Received: {network!r}"
         )
+    if len(network.input_shape) != 4 or None in network.input_shape[1:]:
+        raise ValueError(
+            "Argument `model` must take images of a fixed size (height, width, channels); build it "
+            f"with `input_shape`. Received: input shape {network.input_shape}"
+        )
     return network
 
 
@@ -447,39 +479,31 @@ def _callbacks(
     optimizer: keras.optimizers.Optimizer,
     recipe: Recipe,
 ) -> Iterator[keras.callbacks.CallbackList]:
-    """Keras callbacks, from their beginning to their end."""
-    network.optimizer = optimizer  # where callbacks look for it
-    listeners = keras.callbacks.CallbackList(
-        list(callbacks), model=network, epochs=recipe.epochs, verbose=0
-    )
-    listeners.on_train_begin()
-    yield listeners
-    listeners.on_train_end()
-
-
-def _hears_batches(callback: keras.callbacks.Callback) -> bool:
-    base = keras.callbacks.Callback
-    return any(
-        getattr(type(callback), hook) is not getattr(base, hook)
-        for hook in ("on_train_batch_end", "on_batch_end")
-    )
+    """Keras callbacks, from their beginning to their end; they look for the optimizer there."""
+    with _attribute(network, "optimizer", optimizer):
+        listeners = keras.callbacks.CallbackList(
+            list(callbacks), model=network, epochs=recipe.epochs, verbose=0
+        )
+        listeners.on_train_begin()
+        yield listeners
+        listeners.on_train_end()
 
 
 @contextlib.contextmanager
-def _without_optimizer(network: keras.Model) -> Iterator[None]:
-    """Keras would save the optimizer with the model, as an attribute like any other."""
-    optimizer, network.optimizer = network.optimizer, None
+def _attribute(network: keras.Model, name: str, value: Any) -> Iterator[None]:
+    """Another value of an attribute for a while: Keras saves an optimizer that it finds there."""
+    before = getattr(network, name, None)
+    setattr(network, name, value)
     try:
         yield
     finally:
-        network.optimizer = optimizer
+        setattr(network, name, before)
 
 
-@contextlib.contextmanager
-def _source_errors(split: Split) -> Iterator[None]:
-    """Raises a source's own error instead of TensorFlow's report of it."""
-    try:
-        yield
-    except tf.errors.OpError:
-        split.check_error()
-        raise
+def _hears_batches(callback: keras.callbacks.Callback) -> bool:
+    # LambdaCallback sets its hooks on the instance, so the class alone does not tell.
+    return any(
+        getattr(getattr(callback, hook), "__func__", None)
+        is not getattr(keras.callbacks.Callback, hook)
+        for hook in ("on_train_batch_end", "on_batch_end")
+    )

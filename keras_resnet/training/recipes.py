@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -20,7 +21,23 @@ def _is_int(value: object) -> bool:
 def _in(value: object, low: float, high: float | None) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return low < value and (high is None or value < high)
+    return low < value < (math.inf if high is None else high)
+
+
+def _to_tuple(value: Any) -> tuple[Any, ...]:
+    """What a person may write for several values: a list, one value, or text with commas."""
+    if isinstance(value, str):
+        return tuple(part for part in value.split(",") if part)
+    return tuple(value) if isinstance(value, Sequence) else (value,)
+
+
+_NUMBERS = (
+    "learning_rate",
+    "warmup_epochs",
+    "momentum",
+    "weight_decay",
+    "label_smoothing",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,10 +80,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for field in ("milestones", "augment"):
+            object.__setattr__(self, field, _to_tuple(getattr(self, field)))
+        for field in _NUMBERS:
             value = getattr(self, field)
-            if isinstance(value, str):
-                value = [part for part in value.split(",") if part]
-            object.__setattr__(self, field, tuple(value))
+            if _is_int(value):  # Keras computes with the type that it is given: pi would be 3
+                object.__setattr__(self, field, float(value))
         self._check("epochs", _is_int(self.epochs) and self.epochs >= 1, "a positive integer")
         self._check(
             "batch_size", _is_int(self.batch_size) and self.batch_size >= 1, "a positive integer"
@@ -147,24 +165,39 @@ class Recipe:
 
     def learning_rate_schedule(self, steps_per_epoch: int) -> Any:
         """A Keras learning-rate schedule over `epochs * steps_per_epoch` steps."""
-        total = self.epochs * steps_per_epoch
-        warmup = round(self.warmup_epochs * steps_per_epoch)
-        schedules = keras.optimizers.schedules
-        if self.schedule == "cosine":
-            return schedules.CosineDecay(
-                0.0 if warmup else self.learning_rate,
-                max(1, total - warmup),
-                warmup_target=self.learning_rate if warmup else None,
-                warmup_steps=warmup,
-            )
-        milestones = self.milestones if self.schedule == "step" else ()
-        # A piece lasts up to and including its boundary; the warm-up is a staircase of steps.
-        boundaries = [*range(warmup), *(round(m * total) - 1 for m in milestones)]
-        rates = [self.learning_rate * (i + 1) / (warmup + 1) for i in range(warmup)]
-        rates += [self.learning_rate * 0.1**i for i in range(len(milestones) + 1)]
-        if not boundaries:
-            return schedules.PolynomialDecay(self.learning_rate, 1, self.learning_rate)
-        return schedules.PiecewiseConstantDecay(boundaries, rates)
+        return _Schedule(
+            self.schedule,
+            self.learning_rate,
+            self.epochs * steps_per_epoch,
+            round(self.warmup_epochs * steps_per_epoch),
+            self.milestones,
+        )
+
+
+class _Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """The rate of step 0, 1, ... `total - 1`."""
+
+    def __init__(
+        self, kind: str, peak: float, total: int, warmup: int, milestones: Sequence[float]
+    ):
+        self._kind, self._peak, self._total, self._warmup = kind, peak, total, warmup
+        self._boundaries = [float(round(milestone * total)) for milestone in milestones]
+
+    def __call__(self, step: Any) -> Any:
+        ops = keras.ops
+        step = ops.cast(step, "float32")
+        rate = ops.full_like(step, self._peak)
+        if self._kind == "cosine":
+            done = (step - self._warmup) / max(1, self._total - self._warmup)
+            rate *= 0.5 + 0.5 * ops.cos(math.pi * ops.clip(done, 0.0, 1.0))
+        elif self._kind == "step":
+            for boundary in self._boundaries:
+                rate *= ops.where(step >= boundary, 0.1, 1.0)
+        # The first step already moves: it has one part of warmup + 1.
+        return rate * ops.minimum((step + 1.0) / (self._warmup + 1.0), 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        raise NotImplementedError("Schedules are made from recipes, which are saved instead.")
 
 
 RECIPES: dict[str, Recipe] = {
@@ -179,7 +212,7 @@ RECIPES: dict[str, Recipe] = {
             nesterov=True,
             weight_decay=5e-4,
             augment=("shift",),
-            source="this package, for the 1,438 embedded digits",
+            source="this package, for the 1,442 embedded digits",
         ),
         Recipe(
             name="small",
