@@ -261,7 +261,9 @@ def test_cosine_falls_from_the_highest_rate_to_nearly_nothing():
 def test_cosine_follows_a_linear_warm_up():
     recipe = Recipe(epochs=10, learning_rate=0.4, schedule="cosine", warmup_epochs=2)
     found = rates(recipe, 10, range(101))
-    assert found[:21] == pytest.approx([0.4 * step / 20 for step in range(21)], abs=1e-7)
+    assert found[:21] == pytest.approx(
+        [*(0.4 * (step + 1) / 21 for step in range(20)), 0.4], abs=1e-7
+    )
     expected = [0.2 * (1 + math.cos(math.pi * step / 80)) for step in range(81)]
     assert found[20:] == pytest.approx(expected, abs=1e-7)
     assert max(found) == found[20] == close(0.4)
