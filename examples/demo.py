@@ -33,7 +33,8 @@ def main() -> None:
     out = parser.parse_args().out
     if out.exists() and not (out / "run" / "run.json").exists() and any(out.iterdir()):
         parser.error(f"{out} is not a directory of this demo; choose another --out")
-    shutil.rmtree(out, ignore_errors=True)
+    for name in ("run", "float32", "int8", "images"):
+        shutil.rmtree(out / name, ignore_errors=True)
 
     digits = data.load("digits")
     print(f"1. Training ResNet-20 on {digits.train.examples} handwritten digits")

@@ -49,7 +49,7 @@ class Bundle:
             raise BundleError(f"{path} is no bundle: it has no {MANIFEST}")
         try:
             manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-            version, files = manifest["schema_version"], manifest["sha256"]
+            version, files = manifest["schema_version"], dict(manifest["sha256"])
         except (ValueError, KeyError, TypeError) as error:
             raise BundleError(f"{path / MANIFEST} is damaged: {error!r}") from None
         if version != SCHEMA_VERSION:
@@ -57,6 +57,8 @@ class Bundle:
                 f"{path} has schema version {version}; this version of keras_resnet reads "
                 f"{SCHEMA_VERSION}. Export it again, or use the version that wrote it"
             )
+        if files.get(MANIFEST) != _own_digest(manifest):
+            raise BundleError(f"{path / MANIFEST} was changed after it was exported")
         for name in (MODEL, LABELS, GOLDEN):
             if not (path / name).is_file():
                 raise BundleError(f"{path} is not complete: it has no {name}")
@@ -112,8 +114,16 @@ def write_files(
         **manifest,
         "sha256": {name: digest(directory / name) for name in (MODEL, LABELS, GOLDEN)},
     }
+    manifest["sha256"][MANIFEST] = _own_digest(manifest)
     text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     (directory / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def _own_digest(manifest: dict[str, Any]) -> str:
+    """SHA-256 of a manifest without this digest, whatever its spaces."""
+    files = {name: value for name, value in manifest["sha256"].items() if name != MANIFEST}
+    text = json.dumps({**manifest, "sha256": files}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def check_labels(labels: tuple[str, ...], classes: int) -> None:

@@ -90,7 +90,21 @@ class Graph:
             ("int8", "int8", "int8"): "int8",
         }
         schemes = {names.get(kind, "mixed") for kind in kinds} or {"float32"}
+        if schemes == {"int8"} and not self._is_8_bit_up_to_the_scores():
+            return "mixed"
         return schemes.pop() if len(schemes) == 1 else "mixed"
+
+    def _is_8_bit_up_to_the_scores(self) -> bool:
+        """Whether only a DEQUANTIZE and a SOFTMAX at the very end give floating-point numbers."""
+        operators = list(self.operators)
+        for last in ("SOFTMAX", "DEQUANTIZE"):
+            if operators and operators[-1].name == last:
+                operators.pop()
+        used = {i for op in operators for i in (*op.inputs, *op.outputs) if i >= 0}
+        dtypes = {self.tensors[i].dtype for i in used if not self.tensors[i].is_constant}
+        constants = {self.tensors[i].dtype for i in used if self.tensors[i].is_constant}
+        # 32-bit integers are biases and the arguments of PAD, MEAN and the like.
+        return dtypes <= {"int8", "uint8"} and constants <= {"int8", "int32"}
 
     def _small_weights(self) -> set[int]:
         """Float weights that TFLite's dynamic quantization leaves alone: under 1,024 values.

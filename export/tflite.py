@@ -33,6 +33,7 @@ from keras_resnet.export.verification import (
 
 from keras_resnet.data import ImageData, Split, load
 from keras_resnet.files import atomic_directory
+from keras_resnet.models import check_classes
 from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.quiet import held_back_stderr
 
@@ -88,6 +89,8 @@ def to_tflite(
     shape = fixed_input_shape(model)
     preprocessing = preprocessing or Preprocessing.from_model(model)
     evaluation = load(evaluation) if isinstance(evaluation, str) else evaluation
+    if isinstance(evaluation, ImageData):
+        check_classes(model, evaluation.name, evaluation.class_names)
     if labels is None:
         labels = getattr(model, "class_names", None) or getattr(evaluation, "class_names", None)
     classes = model.output_shape[-1]

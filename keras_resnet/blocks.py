@@ -49,6 +49,11 @@ class Toolkit:
         Initialized as in He et al. 2015, "Delving Deep into Rectifiers": normal, with variance 2
         over the fan-out.
         """
+        if kernel_size % 2 == 0:
+            raise ValueError(
+                "Argument `kernel_size` must be odd, so that the padding has two equal sides. "
+                f"Received: kernel_size={kernel_size}"
+            )
         padding = "same"
         if self.padding == "symmetric" and stride > 1:
             x = self.pad(x, (kernel_size - 1) // 2, name=name)

@@ -39,8 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             raise
         return _fail(f"{options.command} needs {error.name}, which is not installed here")
-    except (ValueError, OSError, RuntimeError) as error:
-        if options.debug:
+    except Exception as error:
+        known = isinstance(error, ValueError | OSError | RuntimeError)
+        from_tensorflow = type(error).__module__.startswith("tensorflow.")
+        if options.debug or not (known or from_tensorflow):
             raise
         return _fail(str(error))
 
@@ -125,8 +127,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--evaluation",
         metavar="DATA",
-        help="source to compare the accuracy on, by its test split; default: the run's data",
+        help="source to compare the accuracy on, by its test split; none: golden images only; "
+        "default: the run's data",
     )
+    export.add_argument("--skip-bad-images", action="store_true", help="leave out broken files")
     export.add_argument(
         "--max-drop",
         type=float,
@@ -156,10 +160,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a positive integer: {text}")
-    return value
+    return int(text)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -213,15 +216,15 @@ def _print_bad_images(source: Any) -> None:
             print(f"  {path}", file=sys.stderr)
 
 
-def _load(path: str) -> tuple[Any, Any, str | None]:
-    """Model, preprocessing and name of the data, of a run directory or a `.keras` file."""
+def _load(path: str) -> tuple[Any, Any, Callable[[], Any] | None]:
+    """Model, preprocessing and a function that loads the run's data, if it is a run."""
     from keras_resnet import training
     from keras_resnet.models import load_model
     from keras_resnet.preprocessing import Preprocessing
 
     if Path(path).is_dir():
         run = training.load_run(path)
-        return run.model, run.preprocessing, run.info["data"]
+        return run.model, run.preprocessing, run.load_data
     model = load_model(path)
     return model, Preprocessing.from_model(model), None
 
@@ -230,18 +233,20 @@ def _evaluate(options: argparse.Namespace) -> int:
     import_tensorflow()
     from keras_resnet import data, training
 
-    model, preprocessing, trained_on = _load(options.model)
-    name = options.data or trained_on
-    if name is None:
+    model, preprocessing, load_data = _load(options.model)
+    if options.data:
+        source = data.load(options.data, skip_bad_images=options.skip_bad_images)
+    elif load_data:
+        source = load_data()
+    else:
         return _fail("a .keras file does not say what to measure on; give --data")
-    source = data.load(name, skip_bad_images=options.skip_bad_images)
     _print_bad_images(source)
     result = training.evaluate(model, source, preprocessing=preprocessing)
     if options.json:
-        print(json.dumps({"data": name, **vars(result)}))
+        print(json.dumps({"data": source.name, **vars(result)}))
     else:
         print(
-            f"{result.correct} of {result.examples} test images of {name} right: accuracy "
+            f"{result.correct} of {result.examples} test images of {source.name} right: accuracy "
             f"{result.accuracy:.2%}, loss {result.loss:.4f}"
         )
     return 0
@@ -256,19 +261,27 @@ def _export(options: argparse.Namespace) -> int:
     import_tensorflow()
     from keras_resnet import data, export
 
-    model, preprocessing, trained_on = _load(options.model)
-    calibration = options.calibration or trained_on
-    evaluation = options.evaluation or trained_on
-    if scheme.activations == "int8" and calibration is None:
+    model, preprocessing, load_data = _load(options.model)
+    needs_calibration = scheme.activations == "int8"
+    if needs_calibration and not options.calibration and load_data is None:
         return _fail("a .keras file does not say what to calibrate with; give --calibration")
-    sources = {name: data.load(name) for name in {calibration, evaluation} if name is not None}
+    calibration = evaluation = None
+    wants_own = options.evaluation is None or (needs_calibration and not options.calibration)
+    if load_data is not None and wants_own:
+        calibration = evaluation = load_data()
+    if options.calibration and needs_calibration:
+        calibration = data.load(options.calibration, skip_bad_images=options.skip_bad_images)
+    if options.evaluation == "none":
+        evaluation = None
+    elif options.evaluation:
+        evaluation = data.load(options.evaluation, skip_bad_images=options.skip_bad_images)
     try:
         bundle = export.to_tflite(
             model,
             options.out,
             options.scheme,
-            calibration=sources.get(calibration),
-            evaluation=sources.get(evaluation),
+            calibration=calibration,
+            evaluation=evaluation,
             preprocessing=preprocessing,
             max_drop=options.max_drop,
             force=options.force,

@@ -105,7 +105,7 @@ def _readable(path: str | os.PathLike[str], complaint: str) -> Iterator[None]:
     """Brings what Keras, h5py and zipfile raise on a damaged file to one `ValueError`."""
     try:
         yield
-    except (KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{complaint}: {os.fspath(path)} cannot be read ({error})") from error
 
 
@@ -120,6 +120,11 @@ def split_head(network: keras.Model) -> tuple[keras.Model, bool]:
         ValueError: if the network ends in something else than logits or a softmax.
     """
     last = network.layers[-1]
+    if not isinstance(last, keras.layers.Dense | keras.layers.Activation | keras.layers.Softmax):
+        raise ValueError(
+            "A classifier must end in a Dense, Activation or Softmax layer. Received: a model that "
+            f"ends in {last.name!r}, a {type(last).__name__}"
+        )
     activation = getattr(last, "activation", keras.activations.linear)
     is_softmax = isinstance(last, keras.layers.Softmax) or activation is keras.activations.softmax
     if is_softmax and isinstance(last, keras.layers.Activation | keras.layers.Softmax):
@@ -133,6 +138,28 @@ def split_head(network: keras.Model) -> tuple[keras.Model, bool]:
         "A classifier must end in logits or in a softmax. Received: a model that ends in the layer "
         f"{last.name!r} with the activation {activation.__name__!r}"
     )
+
+
+def check_classes(model: keras.Model, data_name: str, class_names: Sequence[str]) -> None:
+    """Raises `ValueError` unless a classifier's classes are those of labelled images.
+
+    Names are compared where the model knows its own.
+    """
+    classes = model.output_shape[-1]
+    if classes != len(class_names):
+        raise ValueError(
+            "The model and the data must have the same number of classes. Received: a model with "
+            f"{classes}, and {data_name} with {len(class_names)}"
+        )
+    known = getattr(model, "class_names", None)
+    if known is not None and tuple(known) != tuple(class_names):
+        ours, theirs = next(
+            pair for pair in zip(known, class_names, strict=True) if pair[0] != pair[1]
+        )
+        raise ValueError(
+            "The model and the data must have the same classes in the same order. Received: a "
+            f"model with {ours!r} where {data_name} has {theirs!r}"
+        )
 
 
 def _build(
@@ -211,9 +238,13 @@ def _stem(x: Any, architecture: Architecture, toolkit: blocks.Toolkit) -> Any:
     x = toolkit.norm(x, name="stem_norm")
     x = toolkit.act(x, name="stem_act")
     if imagenet:
-        # Behind a rectifier a margin of zeros never wins, so it equals one of minus infinity.
-        x = toolkit.pad(x, 1, name="stem_pool")
-        x = keras.layers.MaxPooling2D(3, strides=2, dtype=toolkit.dtype, name="stem_pool")(x)
+        padding = toolkit.padding
+        if padding == "symmetric":
+            # Behind a rectifier a margin of zeros never wins, so it equals minus infinity.
+            x, padding = toolkit.pad(x, 1, name="stem_pool"), "valid"
+        x = keras.layers.MaxPooling2D(
+            3, strides=2, padding=padding, dtype=toolkit.dtype, name="stem_pool"
+        )(x)
     return x
 
 

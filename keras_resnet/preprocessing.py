@@ -296,6 +296,7 @@ def _to_array(picture: Image.Image, channels: int) -> np.ndarray:
     if channels == 1:
         return np.array(picture.convert("L"))[..., None]
     raise ValueError(
-        "Images can be read with 3 channels (RGB) or 1 (grey); other networks must be fed arrays. "
+        "Images can be read with 3 channels (RGB) or 1 (grey); a network with others is for a "
+        "pipeline of one's own. "
         f"Received: channels={channels}"
     )

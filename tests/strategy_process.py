@@ -3,6 +3,8 @@
 A second MirroredStrategy in the same process aborts the collectives of synchronized batch
 normalization, and logical devices cannot be changed once TensorFlow has started.
 
+STRATEGY is "default", "mirrored:N", or "multiworker" in each of the processes that TF_CONFIG names.
+
 Usage: python strategy_process.py STRATEGY RECIPE DTYPE STEPS OUT.npz
 """
 
@@ -30,7 +32,8 @@ def main(strategy: str, recipe_name: str, dtype: str, steps: int, out: str) -> N
     source = data.from_arrays(
         (images[77:], labels[77:]), (images[:77], labels[:77]), [str(i) for i in range(10)]
     )
-    recipe = training.get_recipe(recipe_name).replace(augment=())
+    # At the recipe's highest rate from the first step on.
+    recipe = training.get_recipe(recipe_name).replace(augment=(), warmup_epochs=0)
 
     losses: list[float] = []
     weights: list[np.ndarray] = []

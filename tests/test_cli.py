@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import keras_resnet
 from keras_resnet import __version__, cli
 
 
@@ -154,6 +155,34 @@ class TestTheWholePath:
         assert status == 0
         assert result["examples"] == 24
         assert result["accuracy"] == result["correct"] / 24 >= 0.9
+
+    def test_the_test_images_are_those_that_training_did_not_see(
+        self, capsys, photographs, tmp_path, monkeypatch
+    ):
+        """An unsplit folder, split by a seed, given relative to where the training ran."""
+        from keras_resnet import data, training
+
+        monkeypatch.chdir(photographs.parent)
+        status, _, _ = run(
+            capsys, "train", "--model", "resnet8", "--data", f"folder:{photographs.name}",
+            "--out", tmp_path / "run", "--seed", "3", "--set", "epochs=1",
+            "--set", "warmup_epochs=0",
+        )  # fmt: skip
+        assert status == 0
+        monkeypatch.chdir(tmp_path)
+        trained_with = data.load(f"folder:{photographs}", seed=3)
+        loaded = training.load_run(tmp_path / "run").load_data()
+        for ours, theirs in ((loaded.train, trained_with.train), (loaded.test, trained_with.test)):
+            images = [
+                s.take(200, (32, 32, 3), keras_resnet.Preprocessing()) for s in (ours, theirs)
+            ]
+            np.testing.assert_array_equal(images[0][0], images[1][0])
+        status, out, _ = run(capsys, "evaluate", tmp_path / "run", "--json")
+        assert status == 0
+        last = training.load_run(tmp_path / "run").history[-1]
+        assert json.loads(out)["accuracy"] == last["val_accuracy"]
+        arguments = ["--scheme", "float32", "--evaluation", "none", "--out", tmp_path / "b"]
+        assert run(capsys, "export", tmp_path / "run", *arguments)[0] == 0
 
     def test_evaluate_a_file_needs_data(self, capsys, run_dir, photographs):
         status, _, err = run(capsys, "evaluate", run_dir / "model.keras")

@@ -1,5 +1,6 @@
 """Exported files are the networks that they came from, or there are none."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from keras_resnet.export import tflite
 from keras_resnet.export.calibration import Calibration
-from keras_resnet.export.inspection import read_graph
+from keras_resnet.export.inspection import Operator, read_graph
 from keras_resnet.export.runtime import Runner
 from keras_resnet.export.source import SourceNetwork
 from PIL import Image
@@ -230,6 +231,17 @@ class TestRawBytes:
         assert graph.tensors[graph.inputs[0]].scale == (1 / 128,)
 
 
+def nested(model):
+    inputs = keras.Input(SHAPE)
+    return keras.Model(inputs, model(inputs))
+
+
+def build_and_export(build, path):
+    model = build()
+    is_nested = any(isinstance(layer, keras.Model) for layer in model.layers)
+    export.to_tflite(model, path, "float32", preprocessing=Preprocessing() if is_nested else None)
+
+
 class TestModelsOfOthers:
     def test_a_softmax_fused_into_the_last_layer(self, tmp_path):
         inputs = keras.Input(SHAPE)
@@ -280,14 +292,16 @@ class TestModelsOfOthers:
             (lambda: keras_resnet.create_model(SMALL, include_top=False,
                                                input_shape=SHAPE), "classifier"),
             (lambda: keras_resnet.create_model(SMALL, classifier_activation="sigmoid"), "softmax"),
+            # A classifier inside a model: its softmax would be taken for logits.
+            (lambda: nested(keras_resnet.create_model(SMALL)), "ends in 'small'"),
             (lambda: keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(),
                                        keras.layers.Dense(3)]), "preprocessing"),
         ],
-        ids=["open-size", "no-top", "sigmoid", "no-preprocessing"],
+        ids=["open-size", "no-top", "sigmoid", "nested", "no-preprocessing"],
     )  # fmt: skip
     def test_what_cannot_be_exported_is_refused_with_the_reason(self, tmp_path, build, words):
         with pytest.raises(ValueError, match=words):
-            export.to_tflite(build(), tmp_path / "b", "float32")
+            build_and_export(build, tmp_path / "b")
         assert list(tmp_path.iterdir()) == []
 
 
@@ -362,6 +376,18 @@ class TestBundleDirectory:
         assert names == {"model.tflite", "labels.txt", "manifest.json", "golden.npz"}
         assert bundles["int8"].labels == tuple("0123456789")
 
+    def test_a_changed_manifest_is_noticed(self, bundles, tmp_path):
+        path = self.copy(bundles["int8"], tmp_path / "b")
+        manifest = json.loads((path / "manifest.json").read_text())
+        manifest["preprocessing"]["crop"] = 0.5
+        (path / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(export.BundleError, match=r"manifest\.json was changed"):
+            export.verify(path)
+        del manifest["preprocessing"]
+        (path / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(export.BundleError):
+            export.verify(path)
+
     @pytest.mark.parametrize("name", ["model.tflite", "labels.txt", "golden.npz"])
     def test_one_changed_bit_is_noticed(self, bundles, tmp_path, name):
         path = self.copy(bundles["int8"], tmp_path / "b")
@@ -399,6 +425,11 @@ class TestBundleDirectory:
         with pytest.raises(FileExistsError, match="not ours"):
             export.to_tflite(trained, precious, "float32", force=True)
         assert (precious / "thesis.txt").exists()
+
+    def test_evaluation_images_of_other_classes_are_refused(self, trained, digits, tmp_path):
+        other = dataclasses.replace(digits, class_names=tuple("abcdefghij"))
+        with pytest.raises(ValueError, match="'0' where digits has 'a'"):
+            export.to_tflite(trained, tmp_path / "b", "float32", evaluation=other)
 
     def test_labels_are_checked(self, trained, tmp_path):
         with pytest.raises(ValueError, match="3 names for 10 classes"):
@@ -523,6 +554,32 @@ class TestSavedModel:
 
 
 class TestInspection:
+    def test_a_float_island_is_not_int8(self, bundles):
+        graph = read_graph(bundles["int8"].model_path)
+        assert graph.scheme == "int8"
+        # The first addition is done in float: 8-bit weights everywhere, and yet not int8.
+        number = next(i for i, op in enumerate(graph.operators) if op.name == "ADD")
+        of_addition = graph.operators[number].outputs[0]
+        tensors = tuple(
+            dataclasses.replace(tensor, dtype="float32") if tensor.index == of_addition else tensor
+            for tensor in graph.tensors
+        )
+        # Its reader is a convolution; give that one an 8-bit copy, as a QUANTIZE would.
+        copy = dataclasses.replace(graph.tensors[of_addition], index=len(tensors))
+        operators = tuple(
+            dataclasses.replace(
+                op, inputs=tuple(copy.index if i == of_addition else i for i in op.inputs)
+            )
+            for op in graph.operators
+        )
+        quantize = Operator("QUANTIZE", (of_addition,), (copy.index,))
+        island = dataclasses.replace(
+            graph,
+            tensors=(*tensors, copy),
+            operators=(*operators[: number + 1], quantize, *operators[number + 1 :]),
+        )
+        assert island.scheme == "mixed"
+
     @pytest.mark.parametrize("content", [b"", b"not a model", b"\0" * 64])
     def test_what_is_no_tflite_file_says_so(self, tmp_path, content):
         (tmp_path / "x.tflite").write_bytes(content)

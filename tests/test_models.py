@@ -15,7 +15,7 @@ import pytest
 from keras import layers, ops
 
 import keras_resnet
-from keras_resnet import Preprocessing
+from keras_resnet import Preprocessing, export
 
 # Trainable parameters and batch normalization statistics (two per channel), which are not trained.
 IMAGENET_COUNTS = {
@@ -186,7 +186,7 @@ def test_resnet8_does_not_normalize_its_projections():
         assert f"stage{stage}_block1_shortcut_norm" not in names
 
 
-def test_resnet1202_builds_saves_and_loads(tmp_path, request):
+def test_resnet1202_builds_runs_saves_and_loads_and_says_why_it_is_not_exported(tmp_path, request):
     # Millions of small objects stay alive here; going through them takes a quarter of the time.
     gc.disable()
     request.addfinalizer(gc.enable)
@@ -198,7 +198,15 @@ def test_resnet1202_builds_saves_and_loads(tmp_path, request):
     assert loaded.architecture == keras_resnet.get_architecture("resnet1202")
     assert loaded.input_shape == (None, 32, 32, 3)
     assert loaded.output_shape == (None, 10)
+    for before, after in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    # Untrained, so deep a network overflows on any image but the grey one, which is all zeros.
+    probabilities = keras.ops.convert_to_numpy(loaded(np.zeros((1, 32, 32, 3), np.float32)))
+    np.testing.assert_allclose(probabilities, 0.1, atol=1e-6)
     assert sys.getrecursionlimit() == limit
+    with pytest.raises(ValueError, match="not finite"):
+        export.to_tflite(loaded, tmp_path / "bundle", "float32")
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_a_saved_network_opens_in_a_process_that_imported_nothing_else(tmp_path):

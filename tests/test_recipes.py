@@ -17,7 +17,10 @@ from keras_resnet.training import RECIPES, Recipe
 def rates(recipe, steps_per_epoch, steps):
     """The learning rate at each of the steps."""
     schedule = recipe.learning_rate_schedule(steps_per_epoch)
-    return [float(schedule(step)) for step in steps]
+    # A constant rate is a plain number, so that callbacks may change it.
+    is_plain = recipe.schedule == "constant" and not recipe.warmup_epochs
+    assert isinstance(schedule, float) == is_plain
+    return [schedule if is_plain else float(schedule(step)) for step in steps]
 
 
 def close(value):

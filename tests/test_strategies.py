@@ -6,6 +6,7 @@ started, and a second MirroredStrategy in one process can abort the collectives 
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,43 @@ def train_on_one_and_on_two(directory, dtype, steps):
     return outcomes
 
 
+def train_on_two_workers(directory, dtype, steps):
+    """The same of two processes on this machine that train as one; what the chief writes."""
+    ports = []
+    sockets = [socket.socket() for _ in range(2)]
+    for listener in sockets:
+        listener.bind(("127.0.0.1", 0))
+        ports.append(listener.getsockname()[1])
+    for listener in sockets:
+        listener.close()
+    processes = []
+    for index in range(2):
+        config = {
+            "cluster": {"worker": [f"127.0.0.1:{port}" for port in ports]},
+            "task": {"type": "worker", "index": index},
+        }
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "strategy_process.py", "multiworker", "digits", dtype, str(steps),
+                 str(directory / f"worker{index}.npz")],
+                env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_CONFIG": json.dumps(config)},
+                cwd=HERE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )  # fmt: skip
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors[-5000:]
+    finally:
+        for process in processes:
+            process.kill()
+    with np.load(directory / "worker0.npz") as arrays:
+        return dict(arrays)
+
+
 def distance(one, other):
     return np.linalg.norm(one - other) / np.linalg.norm(one)
 
@@ -75,11 +113,15 @@ def test_two_replicas_follow_one_in_float64(tmp_path):
         assert_validation_was_an_evaluation(outcome, rounding=1e-12)
     np.testing.assert_allclose(two["after"], one["after"], rtol=1e-6, atol=0)
 
+    # And two processes are one, with the form of the loop that several machines take.
+    workers = train_on_two_workers(tmp_path, "float64", steps=4)
+    np.testing.assert_allclose(workers["losses"], one["losses"][:4], rtol=1e-7, atol=0)
+    assert_validation_was_an_evaluation(workers, rounding=1e-12)
+
 
 def test_the_first_step_of_two_replicas_is_that_of_one_in_float32(tmp_path):
-    # The warm-up starts at a rate of nearly zero, so this compares the loss and the statistics of
-    # the batches. The gradients of a ResNet-20 in float32 are good to 5e-4 only: so much do they
-    # change when the same examples come in another order.
+    # The gradients of a ResNet-20 in float32 are good to 5e-4 only: so much do they change when the
+    # same examples come in another order. A step moves the weights by a fraction of their norm.
     one, two = train_on_one_and_on_two(tmp_path, "float32", steps=1)
     assert one["losses"].shape == two["losses"].shape == (1,)
     np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-5, atol=0)

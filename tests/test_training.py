@@ -189,7 +189,8 @@ def test_run_json_says_how_the_model_came_about(result):
     assert Recipe.from_dict(info["recipe"]) == QUICK.replace(epochs=4)
     assert Preprocessing.from_dict(info["preprocessing"]) == Preprocessing()
     assert info["last"] == result.history[-1]
-    assert info["started"] <= info["finished"]
+    assert info["status"] == "finished"
+    assert info["started"] <= info["saved"]
     assert info["versions"]["keras_resnet"] == keras_resnet.__version__
     assert info["versions"]["tensorflow"] == tf.__version__
     assert info["command"]
@@ -324,19 +325,65 @@ def test_an_interrupted_training_leaves_the_epochs_that_were_finished(tmp_path, 
     run = training.load_run(tmp_path / "run")
     assert [row["epoch"] for row in run.history] == [1]
     assert run.info["epochs"] == 1
-    assert np.isfinite(scores(run.model, TEST[0])).all()
+    assert run.info["status"] == "interrupted"
+    # The model is the one that the history describes, not that of half an epoch more.
+    again = training.evaluate(run.model, SOURCE, preprocessing=Preprocessing())
+    assert again.loss == pytest.approx(run.history[-1]["val_loss"], rel=1e-6)
+
+
+def test_a_training_that_fails_at_once_costs_no_older_run(run_dir):
+    before = {path.name: path.read_bytes() for path in run_dir.iterdir()}
+    with pytest.raises(training.TrainingError):
+        fit_linear(QUICK.replace(learning_rate=1e30), run_dir=run_dir, force=True)
+    assert {path.name: path.read_bytes() for path in run_dir.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["model.keras", "history.csv", "curves.png"])
+def test_files_of_others_are_not_overwritten(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=f"{name} already"):
+        fit(tiny, QUICK.replace(epochs=1), run_dir=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
 
 
 # What is trained
 
 
 def test_a_ready_model_gets_the_weights_and_keeps_its_names():
-    model = tiny(class_names=("r", "g", "b"))
+    model = tiny(class_names=COLORS)
     before = [w.copy() for w in model.get_weights()]
     trained = fit(model, QUICK.replace(epochs=1)).model
     assert trained is model
     assert not any(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
-    assert model.class_names == ("r", "g", "b")
+    assert model.class_names == COLORS
+
+
+def test_a_model_of_other_classes_is_refused():
+    with pytest.raises(ValueError, match="'r' where colors has 'red'"):
+        fit(tiny(class_names=("r", "g", "b")), QUICK.replace(epochs=1))
+    with pytest.raises(ValueError, match="'r' where colors has 'red'"):
+        training.evaluate(tiny(class_names=("r", "g", "b")), SOURCE)
+
+
+def test_float16_is_refused_for_want_of_loss_scaling():
+    with pytest.raises(ValueError, match=r"loss scaling.*mixed_bfloat16"):
+        fit(lambda: tiny(dtype="mixed_float16"), QUICK.replace(epochs=1))
+
+
+def test_callbacks_may_change_a_constant_rate():
+    halve = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
+    history = fit(tiny, QUICK.replace(epochs=3), callbacks=[halve]).history
+    assert [row["learning_rate"] for row in history] == pytest.approx([0.025, 0.0125, 0.00625])
+
+
+def test_the_history_tells_the_rate_of_the_last_step():
+    recipe = QUICK.replace(epochs=2, schedule="cosine")
+    rates = [row["learning_rate"] for row in fit(tiny, recipe).history]
+    steps = 48 // QUICK.batch_size
+    schedule = recipe.learning_rate_schedule(steps)
+    assert rates == pytest.approx([float(schedule(steps - 1)), float(schedule(2 * steps - 1))])
+    assert rates[-1] > 0
 
 
 def test_a_function_is_asked_for_the_model():

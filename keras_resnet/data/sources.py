@@ -10,6 +10,7 @@ import abc
 import concurrent.futures
 import contextlib
 import dataclasses
+import hashlib
 import importlib.resources
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -68,6 +69,8 @@ class Split(abc.ABC):
         self, count: int, shape: tuple[int, int, int], preprocessing: Preprocessing, seed: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
         """A random sample: uint8 images `(count, h, w, c)` and int32 labels, at most all."""
+        if count < 1:
+            raise ValueError(f"Argument `count` must be a positive integer. Received: {count}")
         chosen = self.batches(min(count, self.examples), shape, preprocessing, shuffle=(seed, 0))
         with self.own_errors():
             images, labels = next(iter(chosen.take(1)))
@@ -96,6 +99,7 @@ class ImageData:
         test: what to measure on.
         class_names: in the order of the labels.
         bad_images: files that `skip_bad_images` left out.
+        reload: arguments with which `load` gives the same again, or None if it cannot.
     """
 
     name: str
@@ -103,6 +107,7 @@ class ImageData:
     test: Split
     class_names: tuple[str, ...]
     bad_images: tuple[str, ...] = ()
+    reload: dict[str, Any] | None = None
 
 
 def load(name: str, *, skip_bad_images: bool = False, seed: int = 0) -> ImageData:
@@ -120,11 +125,14 @@ def load(name: str, *, skip_bad_images: bool = False, seed: int = 0) -> ImageDat
     """
     kind, _, rest = name.partition(":")
     if name == "digits":
-        return _digits()
+        return dataclasses.replace(_digits(), reload={"name": name})
     if kind == "folder" and rest:
-        return _folder(name, Path(rest).expanduser(), skip_bad_images, seed)
+        root = Path(rest).expanduser()
+        again = {"name": f"folder:{root.resolve()}", "skip_bad_images": skip_bad_images}
+        found = _folder(name, root, skip_bad_images, seed)
+        return dataclasses.replace(found, reload={**again, "seed": seed})
     if kind == "tfds" and rest:
-        return _tfds(name, rest)
+        return dataclasses.replace(_tfds(name, rest), reload={"name": name})
     raise ValueError(
         "Argument `data` must be 'digits', 'folder:PATH' (a directory with a directory of images "
         f"per class) or 'tfds:NAME' (a data set of TensorFlow Datasets). Received: {name!r}"
@@ -321,7 +329,7 @@ def _folder(name: str, root: Path, skip_bad_images: bool, seed: int) -> ImageDat
         splits = [_class_files(split, class_names) for split in (train_root, held_out[0])]
     else:
         class_names = tuple(d.name for d in _directories(root))
-        splits = list(_split(_class_files(root, class_names), seed))
+        splits = list(_split(_class_files(root, class_names), root, seed))
     bad = _find_bad([path for files in splits for path, _ in files], skip_bad_images)
     if bad and not skip_bad_images:
         path, reason = next(iter(bad.items()))
@@ -376,23 +384,30 @@ def _class_files(root: Path, class_names: Sequence[str]) -> list[tuple[Path, int
 
 
 def _split(
-    files: list[tuple[Path, int]], seed: int
+    files: list[tuple[Path, int]], root: Path, seed: int
 ) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
-    """80 % of every class to train and 20 % to test, at least one of each."""
-    rng = np.random.default_rng(seed)
+    """80 % of every class to train and 20 % to test, at least one of each.
+
+    The order is that of a hash of the seed and the file's name, so that a file that is added later
+    leaves almost all others where they were.
+    """
+
+    def rank(file: tuple[Path, int]) -> bytes:
+        text = f"{seed}:{file[0].relative_to(root).as_posix()}"
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+
     train, test = [], []
-    labels = np.array([label for _, label in files])
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
+    for label in sorted({label for _, label in files}):
+        members = sorted((file for file in files if file[1] == label), key=rank)
         if len(members) < 2:
             raise DataError(
                 "A class needs at least two images, one to train and one to test; "
-                f"{files[members[0]][0].parent} has one"
+                f"{members[0][0].parent} has one"
             )
         held_out = max(1, round(0.2 * len(members)))
         test += sorted(members[:held_out])
         train += sorted(members[held_out:])
-    return [files[i] for i in train], [files[i] for i in test]
+    return train, test
 
 
 def _find_bad(paths: Sequence[Path], decode: bool) -> dict[Path, str]:

@@ -21,11 +21,11 @@ import tensorflow as tf
 
 from keras_resnet import data as data_module
 from keras_resnet.data import ImageData, Split
-from keras_resnet.models import split_head
+from keras_resnet.models import check_classes, split_head
 from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.training.progress import Progress
 from keras_resnet.training.recipes import Recipe, get_recipe
-from keras_resnet.training.runs import RunWriter
+from keras_resnet.training.runs import RunWriter, refuse_existing_run
 from keras_resnet.training.strategies import is_chief, resolve_strategy
 
 # With a run directory, a finished epoch is saved if the last save is this many seconds old.
@@ -85,14 +85,16 @@ def fit(
 
     Args:
         model: a function that builds a functional classifier (called inside the strategy's scope),
-            or a ready one, which gets the trained weights.
+            or a ready one, which gets the trained weights. Several workers need a function: a
+            ready model has started TensorFlow before the strategy could.
         data: a source, or its name.
         recipe: a recipe, or its name.
         strategy: see `resolve_strategy`; None means "auto".
-        run_dir: directory for `model.keras`, `history.csv`, `run.json` and `curves.png`; None
-            writes nothing.
+        run_dir: directory for `model.keras`, `history.csv`, `run.json` and `curves.png`, from the
+            first finished epoch on; None writes nothing.
         preprocessing: how the network's input is made; None takes the model's own.
-        callbacks: Keras callbacks. Those with hooks for batches make every step wait for its loss.
+        callbacks: Keras callbacks. Those with hooks for batches make every step wait for its loss;
+            those that change the learning rate need a recipe with a constant one and no warm-up.
         seed: of the initial weights (when `model` is a function), the order and the augmentation.
         verbose: whether to show the progress.
         force: whether a run that is at `run_dir` already may be overwritten.
@@ -107,50 +109,52 @@ def fit(
     """
     recipe = get_recipe(recipe)
     data = data_module.load(data) if isinstance(data, str) else data
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(
+            f"Argument `seed` must be 0 or a positive integer. Received: seed={seed!r}"
+        )
+    if run_dir is not None:
+        # On every worker, and before the strategy waits for the others: the chief writes later.
+        refuse_existing_run(run_dir, force)
     resolved = resolve_strategy(strategy)
-    writer = RunWriter(run_dir, force) if run_dir is not None and is_chief(resolved) else None
-    if recipe.batch_size > data.train.examples:
-        raise ValueError(
-            f"Recipe field `batch_size` must be at most the number of training images. Received: "
-            f"batch_size={recipe.batch_size} for {data.train.examples} images of {data.name}"
-        )
-    if recipe.batch_size % resolved.num_replicas_in_sync:
-        raise ValueError(
-            "Recipe field `batch_size`, the global batch, must be a multiple of the number of "
-            f"replicas. Received: batch_size={recipe.batch_size} for "
-            f"{resolved.num_replicas_in_sync} replicas"
-        )
+    chief, replicas = is_chief(resolved), resolved.num_replicas_in_sync
+    _check_batch(recipe, data, replicas)
     keras.utils.set_random_seed(seed)
+    steps = data.train.examples // recipe.batch_size
     with resolved.scope():
-        network = _in_scope(model, resolved)
+        network = _in_scope(model)
         optimizer = keras.optimizers.SGD(
-            recipe.learning_rate_schedule(data.train.examples // recipe.batch_size),
+            recipe.learning_rate_schedule(steps),
             momentum=recipe.momentum,
             nesterov=recipe.nesterov,
         )
-        trainer = _Trainer(network, optimizer, recipe, resolved)
-    _check_classes(network, data)
+        trainer = _Trainer(network, optimizer, recipe, resolved, steps)
+    check_classes(network, data.name, data.class_names)
     if preprocessing is None:
         preprocessing = Preprocessing.from_model(network)
     if getattr(network, "class_names", ()) is None:
         network.class_names = data.class_names
+    writer = None
+    if run_dir is not None and chief:
+        writer = RunWriter(run_dir, network, data, recipe, preprocessing, replicas, seed)
 
-    history: list[dict[str, float]] = []
-    if writer is not None:
-        writer.begin(network, data, recipe, preprocessing, resolved.num_replicas_in_sync, seed)
+    finished = _Finished()
     try:
         with _callbacks(callbacks, network, optimizer, recipe) as listeners:
-            _train(trainer, data, preprocessing, seed, listeners, verbose, writer, history)
-    except TrainingError:
-        raise  # the weights are spoiled; what was saved before is not
-    except BaseException:  # an interruption, too: the epochs that were finished are not lost
-        if writer is not None and history:
-            writer.finish(network, history)
+            progress = Progress(recipe.epochs, steps, recipe.batch_size, enabled=verbose and chief)
+            _train(trainer, data, preprocessing, seed, listeners, progress, writer, finished)
+    except BaseException:
+        # Interrupted, or the weights are spoiled: what the last finished epoch gave is not lost.
+        if writer is not None and finished.history:
+            network.set_weights(finished.weights)
+            writer.save(network, finished.history, "interrupted")
         raise
     if writer is not None:
-        writer.finish(network, history)
+        writer.save(network, finished.history, "finished")
     return Result(
-        _free(network, model, resolved), history, None if writer is None else writer.directory
+        _free(network, model, resolved),
+        finished.history,
+        None if run_dir is None else Path(run_dir),
     )
 
 
@@ -172,11 +176,20 @@ def evaluate(
         strategy: see `resolve_strategy`. The model must have been built in its scope.
     """
     data = data_module.load(data) if isinstance(data, str) else data
+    _check_input(model)
     if isinstance(data, ImageData):
-        _check_classes(model, data)
+        check_classes(model, data.name, data.class_names)
     split = data.test if isinstance(data, ImageData) else data
     preprocessing = preprocessing or Preprocessing.from_model(model)
     return _Evaluator(model, resolve_strategy(strategy))(split, preprocessing, batch_size)
+
+
+@dataclasses.dataclass
+class _Finished:
+    """What the epochs that were finished gave: a dictionary for each, and the last's weights."""
+
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    weights: list[Any] = dataclasses.field(default_factory=list)
 
 
 def _train(
@@ -185,17 +198,17 @@ def _train(
     preprocessing: Preprocessing,
     seed: int,
     listeners: keras.callbacks.CallbackList,
-    verbose: bool,
+    progress: Progress,
     writer: RunWriter | None,
-    history: list[dict[str, float]],
+    finished: _Finished,
 ) -> None:
-    """All epochs; `history` gets one dictionary for each that was finished."""
+    """All epochs, each noted in `finished`."""
     network, recipe = trainer.network, trainer.recipe
     evaluator = _Evaluator(network, trainer.strategy)
     steps = data.train.examples // recipe.batch_size
     saved = time.monotonic()
     network.stop_training = False
-    with Progress(recipe.epochs, steps, recipe.batch_size, enabled=verbose) as progress:
+    with progress:
         for epoch in range(recipe.epochs):
             listeners.on_epoch_begin(epoch)
             batches = data_module.batches(
@@ -214,12 +227,14 @@ def _train(
             validation = evaluator(data.test, preprocessing, 2 * recipe.batch_size)
             logs |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
             listeners.on_epoch_end(epoch, logs)
-            history.append({"epoch": epoch + 1, **logs})
+            finished.history.append({"epoch": epoch + 1, **logs})
             progress.end_epoch(epoch, logs)
-            if writer is not None and time.monotonic() - saved > _SAVE_SECONDS:
-                with _attribute(network, "optimizer", None):
-                    writer.save(network, history)
-                saved = time.monotonic()
+            if writer is not None:
+                finished.weights = network.get_weights()
+                if time.monotonic() - saved > _SAVE_SECONDS:
+                    with _attribute(network, "optimizer", None):
+                        writer.save(network, finished.history)
+                    saved = time.monotonic()
             if network.stop_training:
                 break
 
@@ -253,7 +268,7 @@ def _train_epoch(
     seen = (step + 1) * batch_size
     logs = _means(totals, epoch, step, seen)
     logs["images_per_second"] = seen / (time.perf_counter() - started)
-    logs["learning_rate"] = float(trainer.optimizer.learning_rate)
+    logs["learning_rate"] = trainer.last_learning_rate()
     return logs
 
 
@@ -279,11 +294,13 @@ class _Trainer:
         optimizer: keras.optimizers.Optimizer,
         recipe: Recipe,
         strategy: tf.distribute.Strategy,
+        steps_per_epoch: int,
     ):
         self.network = network
         self.optimizer = optimizer
         self.recipe = recipe
         self.strategy = strategy
+        self._steps_per_epoch = steps_per_epoch
         self._scores, self._are_logits = split_head(network)
         optimizer.build(network.trainable_variables)
         # A kernel has at least two axes; biases and batch normalization have one.
@@ -313,6 +330,13 @@ class _Trainer:
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return [tf.reduce_sum(losses), _count_correct(labels, scores)]
 
+    def last_learning_rate(self) -> float:
+        """The rate of the step that was made last."""
+        schedule = self.recipe.learning_rate_schedule(self._steps_per_epoch)
+        if isinstance(schedule, float):  # callbacks may have changed it
+            return float(self.optimizer.learning_rate)
+        return float(schedule(int(self.optimizer.iterations) - 1))
+
     def _average_statistics(self) -> None:
         """Brings batch normalization's moving statistics of all replicas to their mean.
 
@@ -325,7 +349,9 @@ class _Trainer:
             context = tf.distribute.get_replica_context()
             for variable in self.network.non_trainable_variables:
                 if variable.dtype.startswith("float"):
-                    variable.assign(context.all_reduce("MEAN", tf.convert_to_tensor(variable)))
+                    # The copy is needed: collectives across workers refuse a variable's own value.
+                    value = tf.identity(tf.convert_to_tensor(variable))
+                    variable.assign(context.all_reduce("MEAN", value))
 
         self.strategy.run(average)
 
@@ -402,10 +428,8 @@ def _means(sums: Any, epoch: int, step: int, examples: int) -> dict[str, float]:
     return {"loss": loss, "accuracy": correct}
 
 
-def _in_scope(
-    model: keras.Model | Callable[[], keras.Model], strategy: tf.distribute.Strategy
-) -> keras.Model:
-    """The network to train, with its variables in the strategy's scope."""
+def _in_scope(model: keras.Model | Callable[[], keras.Model]) -> keras.Model:
+    """The network to train, with its variables in the scope that this is called in."""
     if not isinstance(model, keras.Model):
         if not callable(model):
             raise ValueError(
@@ -420,16 +444,13 @@ def _in_scope(
             )
         network = model
     else:
-        network = model if _is_default(strategy) else _copy(model)
-    if not getattr(network, "inputs", None) or len(network.inputs) != 1:
+        network = _copy(model) if tf.distribute.has_strategy() else model
+    _check_input(network)
+    if any(layer.compute_dtype == "float16" for layer in network.layers):
         raise ValueError(
-            "Argument `model` must be a functional keras.Model with one input. "
-            f"Received: {network!r}"
-        )
-    if len(network.input_shape) != 4 or None in network.input_shape[1:]:
-        raise ValueError(
-            "Argument `model` must take images of a fixed size (height, width, channels); build it "
-            f"with `input_shape`. Received: input shape {network.input_shape}"
+            "Training in float16 needs loss scaling, which this loop does not do: small gradients "
+            "would vanish. Use the dtype policy 'mixed_bfloat16'. Received: a model that computes "
+            "in float16"
         )
     return network
 
@@ -446,7 +467,8 @@ def _free(
             if hasattr(network, "class_names"):
                 given.class_names = network.class_names
         return given
-    return network if _is_default(strategy) else _copy(network)
+    is_default = strategy is tf.distribute.get_strategy()  # outside of every scope
+    return network if is_default else _copy(network)
 
 
 def _copy(model: keras.Model) -> keras.Model:
@@ -455,16 +477,28 @@ def _copy(model: keras.Model) -> keras.Model:
     return copy
 
 
-def _is_default(strategy: tf.distribute.Strategy) -> bool:
-    return type(strategy).__name__ == "_DefaultDistributionStrategy"
-
-
-def _check_classes(model: keras.Model, data: ImageData) -> None:
-    classes = model.output_shape[-1]
-    if classes != len(data.class_names):
+def _check_batch(recipe: Recipe, data: ImageData, replicas: int) -> None:
+    if recipe.batch_size > data.train.examples:
         raise ValueError(
-            f"The model and the data must have the same number of classes. Received: a model with "
-            f"{classes}, and {data.name} with {len(data.class_names)}"
+            "Recipe field `batch_size` must be at most the number of training images. Received: "
+            f"batch_size={recipe.batch_size} for {data.train.examples} images of {data.name}"
+        )
+    if recipe.batch_size % replicas:
+        raise ValueError(
+            "Recipe field `batch_size`, the global batch, must be a multiple of the number of "
+            f"replicas. Received: batch_size={recipe.batch_size} for {replicas} replicas"
+        )
+
+
+def _check_input(model: keras.Model) -> None:
+    if not getattr(model, "inputs", None) or len(model.inputs) != 1:
+        raise ValueError(
+            f"Argument `model` must be a functional keras.Model with one input. Received: {model!r}"
+        )
+    if len(model.input_shape) != 4 or None in model.input_shape[1:]:
+        raise ValueError(
+            "Argument `model` must take images of a fixed size (height, width, channels); build it "
+            f"with `input_shape`. Received: input shape {model.input_shape}"
         )
 
 

@@ -164,7 +164,12 @@ class Recipe:
         return cls().replace(values)
 
     def learning_rate_schedule(self, steps_per_epoch: int) -> Any:
-        """A Keras learning-rate schedule over `epochs * steps_per_epoch` steps."""
+        """A Keras learning-rate schedule over `epochs * steps_per_epoch` steps.
+
+        A constant rate without warm-up is a plain number, which callbacks may change.
+        """
+        if self.schedule == "constant" and not self.warmup_epochs:
+            return self.learning_rate
         return _Schedule(
             self.schedule,
             self.learning_rate,

@@ -18,7 +18,7 @@ from typing import Any
 
 import keras
 
-from keras_resnet.data import ImageData
+from keras_resnet.data import ImageData, load
 from keras_resnet.files import atomic_file
 from keras_resnet.models import load_model
 from keras_resnet.preprocessing import Preprocessing
@@ -56,6 +56,19 @@ class Run:
         """How the input of the network was made."""
         return Preprocessing.from_dict(self.info["preprocessing"])
 
+    def load_data(self) -> ImageData:
+        """The data it was trained on, split as it was then.
+
+        Raises:
+            ValueError: if they cannot be had again by a name, e.g. arrays.
+        """
+        if self.info["load_data"] is None:
+            raise ValueError(
+                f"The run {self.path} was trained on {self.info['data']}, which cannot be loaded "
+                "by a name; say which data to use instead"
+            )
+        return load(**self.info["load_data"])
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """In the order of the outputs."""
@@ -84,38 +97,50 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
     return Run(path, info, history)
 
 
+_FILES = ("run.json", "model.keras", "history.csv", "curves.png")
+
+
+def refuse_existing_run(directory: str | os.PathLike[str], force: bool) -> None:
+    """Raises `FileExistsError` if a run could not be written there without losing something."""
+    path = Path(directory)
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is a file, not a directory")
+    there = [name for name in _FILES if (path / name).exists()]
+    if there and not force:
+        raise FileExistsError(
+            f"{path} holds {there[0]} already; choose another directory, or overwrite it with "
+            "force (--force)"
+        )
+
+
 class RunWriter:
-    """Writes a run directory, each file atomically."""
+    """Writes a run directory, each file atomically.
 
-    def __init__(self, directory: str | os.PathLike[str], force: bool):
-        self.directory = Path(directory)
-        if self.directory.exists() and not self.directory.is_dir():
-            raise FileExistsError(f"{self.directory} is a file, not a directory")
-        if (self.directory / "run.json").exists() and not force:
-            raise FileExistsError(
-                f"{self.directory} holds a run already; choose another directory, or overwrite it "
-                "with force (--force)"
-            )
-        self._info: dict[str, Any] = {}
+    Nothing is written before the first epoch is finished: a training that fails at once leaves an
+    older run as it was.
+    """
 
-    def begin(
+    def __init__(
         self,
+        directory: str | os.PathLike[str],
         model: keras.Model,
         data: ImageData,
         recipe: Recipe,
         preprocessing: Preprocessing,
         replicas: int,
         seed: int,
-    ) -> None:
-        """Writes `run.json`, before the first step, and clears away an older run's files."""
+    ):
         architecture = getattr(model, "architecture", None)
+        self.directory = Path(directory)
         self._info = {
+            "status": "running",
             "model": model.name,
             "architecture": architecture and architecture.to_dict(),
             "input_shape": list(model.input_shape[1:]),
             "class_names": list(data.class_names),
             "preprocessing": preprocessing.to_dict(),
             "data": data.name,
+            "load_data": data.reload,
             "train_examples": data.train.examples,
             "test_examples": data.test.examples,
             "bad_images": len(data.bad_images),
@@ -126,13 +151,17 @@ class RunWriter:
             "command": shlex.join(sys.argv),
             "versions": _versions(),
         }
-        self.directory.mkdir(parents=True, exist_ok=True)
-        for name in ("model.keras", "history.csv", "curves.png"):
-            (self.directory / name).unlink(missing_ok=True)
-        self._write_info()
 
-    def save(self, model: keras.Model, history: Sequence[dict[str, float]]) -> None:
-        """Writes `model.keras`, `history.csv` and `curves.png` as they are now."""
+    def save(
+        self, model: keras.Model, history: Sequence[dict[str, float]], status: str = "running"
+    ) -> None:
+        """Writes all files as they are now; `status` is running, interrupted or finished."""
+        self._info |= {
+            "status": status,
+            "saved": _now(),
+            "epochs": len(history),
+            "last": history[-1],
+        }
         with atomic_file(self.directory / "model.keras") as path:
             model.save(path)
         with (
@@ -143,15 +172,7 @@ class RunWriter:
             table.writeheader()
             table.writerows(history)
         with atomic_file(self.directory / "curves.png") as path:
-            _plot(history, self._info["model"], path)
-
-    def finish(self, model: keras.Model, history: Sequence[dict[str, float]]) -> None:
-        """Saves once more, and notes the last figures in `run.json`."""
-        self.save(model, history)
-        self._info |= {"finished": _now(), "epochs": len(history), "last": history[-1]}
-        self._write_info()
-
-    def _write_info(self) -> None:
+            _plot(history, str(self._info["model"]), path)
         with atomic_file(self.directory / "run.json") as path:
             path.write_text(json.dumps(self._info, indent=2) + "\n", encoding="utf-8")
 
