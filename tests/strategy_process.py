@@ -5,7 +5,9 @@ normalization, and logical devices cannot be changed once TensorFlow has started
 
 STRATEGY is "default", "mirrored:N", or "multiworker" in each of the processes that TF_CONFIG names.
 
-Usage: python strategy_process.py STRATEGY RECIPE DTYPE STEPS OUT.npz
+FIELD=VALUE changes the recipe, which is "digits" without augmentation.
+
+Usage: python strategy_process.py STRATEGY DTYPE STEPS OUT.npz [FIELD=VALUE ...]
 """
 
 import dataclasses
@@ -16,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 
-def main(strategy: str, recipe_name: str, dtype: str, steps: int, out: str) -> None:
+def main(strategy: str, dtype: str, steps: int, out: str, *changes: str) -> None:
     devices = int(strategy.partition(":")[2] or 1)
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0],
@@ -32,8 +34,7 @@ def main(strategy: str, recipe_name: str, dtype: str, steps: int, out: str) -> N
     source = data.from_arrays(
         (images[77:], labels[77:]), (images[:77], labels[:77]), [str(i) for i in range(10)]
     )
-    # At the recipe's highest rate from the first step on.
-    recipe = training.get_recipe(recipe_name).replace(augment=(), warmup_epochs=0)
+    recipe = training.get_recipe("digits").replace(["augment=", *changes])
 
     losses: list[float] = []
     weights: list[np.ndarray] = []
@@ -67,4 +68,4 @@ def main(strategy: str, recipe_name: str, dtype: str, steps: int, out: str) -> N
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5])
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:])

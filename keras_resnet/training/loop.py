@@ -123,12 +123,7 @@ def fit(
     steps = data.train.examples // recipe.batch_size
     with resolved.scope():
         network = _in_scope(model)
-        optimizer = keras.optimizers.SGD(
-            recipe.learning_rate_schedule(steps),
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-        )
-        trainer = _Trainer(network, optimizer, recipe, resolved, steps)
+        trainer = _Trainer(network, recipe, resolved, steps)
     check_classes(network, data.name, data.class_names)
     if preprocessing is None:
         preprocessing = Preprocessing.from_model(network)
@@ -140,7 +135,7 @@ def fit(
 
     finished = _Finished()
     try:
-        with _callbacks(callbacks, network, optimizer, recipe) as listeners:
+        with _callbacks(callbacks, network, trainer.optimizer, recipe) as listeners:
             progress = Progress(recipe.epochs, steps, recipe.batch_size, enabled=verbose and chief)
             _train(trainer, data, preprocessing, seed, listeners, progress, writer, finished)
     except BaseException:
@@ -268,7 +263,7 @@ def _train_epoch(
     seen = (step + 1) * batch_size
     logs = _means(totals, epoch, step, seen)
     logs["images_per_second"] = seen / (time.perf_counter() - started)
-    logs["learning_rate"] = trainer.last_learning_rate()
+    logs["learning_rate"] = trainer.learning_rate(epoch * steps + step)
     return logs
 
 
@@ -291,18 +286,19 @@ class _Trainer:
     def __init__(
         self,
         network: keras.Model,
-        optimizer: keras.optimizers.Optimizer,
         recipe: Recipe,
         strategy: tf.distribute.Strategy,
         steps_per_epoch: int,
     ):
         self.network = network
-        self.optimizer = optimizer
         self.recipe = recipe
         self.strategy = strategy
-        self._steps_per_epoch = steps_per_epoch
+        self._rate = recipe.learning_rate_schedule(steps_per_epoch)
+        self.optimizer = keras.optimizers.SGD(
+            self._rate, momentum=recipe.momentum, nesterov=recipe.nesterov
+        )
         self._scores, self._are_logits = split_head(network)
-        optimizer.build(network.trainable_variables)
+        self.optimizer.build(network.trainable_variables)
         # A kernel has at least two axes; biases and batch normalization have one.
         self._decayed = [len(v.shape) > 1 for v in network.trainable_variables]
         self.step = _sum_over_replicas(strategy, self._replica_step)
@@ -330,12 +326,11 @@ class _Trainer:
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return [tf.reduce_sum(losses), _count_correct(labels, scores)]
 
-    def last_learning_rate(self) -> float:
-        """The rate of the step that was made last."""
-        schedule = self.recipe.learning_rate_schedule(self._steps_per_epoch)
-        if isinstance(schedule, float):  # callbacks may have changed it
-            return float(self.optimizer.learning_rate)
-        return float(schedule(int(self.optimizer.iterations) - 1))
+    def learning_rate(self, step: int) -> float:
+        """The rate of step 0, 1, ... of the whole training."""
+        if isinstance(self._rate, float):  # callbacks may have changed it
+            return float(tf.convert_to_tensor(self.optimizer.learning_rate))
+        return float(self._rate(step))
 
     def _average_statistics(self) -> None:
         """Brings batch normalization's moving statistics of all replicas to their mean.
