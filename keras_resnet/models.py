@@ -238,7 +238,7 @@ def _stem(x: Any, architecture: Architecture, toolkit: blocks.Toolkit) -> Any:
     x = toolkit.norm(x, name="stem_norm")
     x = toolkit.act(x, name="stem_act")
     if imagenet:
-        padding = toolkit.padding
+        padding: str = toolkit.padding
         if padding == "symmetric":
             # Behind a rectifier a margin of zeros never wins, so it equals minus infinity.
             x, padding = toolkit.pad(x, 1, name="stem_pool"), "valid"
