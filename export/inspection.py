@@ -116,12 +116,6 @@ class Graph:
             return set()
         return {op.inputs[1] for op in weighted if np.prod(self.tensors[op.inputs[1]].shape) < 1024}
 
-    def until(self, operator: str) -> tuple[Operator, ...]:
-        """The operators in front of the first one of this name; all if there is none."""
-        names = [op.name for op in self.operators]
-        end = names.index(operator) if operator in names else len(names)
-        return self.operators[:end]
-
 
 def read_graph(file: str | os.PathLike[str] | bytes) -> Graph:
     """Reads a `.tflite` file, or its bytes.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from keras_resnet.export.bundle import Bundle
 
 

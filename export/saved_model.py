@@ -8,10 +8,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+
 from keras_resnet.export.schemes import get_scheme
 from keras_resnet.export.source import SourceNetwork, golden_images
 from keras_resnet.export.verification import ExportRejected, compare, judge
-
 from keras_resnet.files import atomic_directory
 from keras_resnet.preprocessing import Preprocessing
 

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras_resnet.export.calibration import Calibration
 
 from keras_resnet.data import Split
+from keras_resnet.export.calibration import Calibration
 from keras_resnet.models import split_head
 from keras_resnet.preprocessing import Preprocessing
 
@@ -52,7 +52,7 @@ class SourceNetwork:
 
     def probabilities(self, pixels: tf.Tensor) -> tf.Tensor:
         """Raw pixels of any dtype to probabilities."""
-        return tf.nn.softmax(self.logits(self.preprocessing(pixels), training=False))
+        return tf.nn.softmax(self.pixel_logits(pixels))
 
     def preprocessed_logits(self, values: tf.Tensor) -> tf.Tensor:
         """Preprocessed values to logits."""
@@ -60,7 +60,7 @@ class SourceNetwork:
 
     def pixel_logits(self, pixels: tf.Tensor) -> tf.Tensor:
         """Raw pixels to logits."""
-        return self.logits(self.preprocessing(pixels), training=False)
+        return self.preprocessed_logits(self.preprocessing(pixels))
 
 
 def golden_images(

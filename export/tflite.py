@@ -15,6 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
+
+from keras_resnet.data import ImageData, Split, load
 from keras_resnet.export import bundle as bundle_module
 from keras_resnet.export import calibration as calibration_module
 from keras_resnet.export.bundle import Bundle
@@ -30,8 +32,6 @@ from keras_resnet.export.verification import (
     compare_accuracy,
     judge,
 )
-
-from keras_resnet.data import ImageData, Split, load
 from keras_resnet.files import atomic_directory
 from keras_resnet.models import check_classes
 from keras_resnet.preprocessing import Preprocessing
@@ -112,10 +112,11 @@ def to_tflite(
                 f"Received: the model {model.name!r}"
             )
         content = convert(network, chosen, images)
-        report = _verify(content, chosen, network, golden, expected, split, max_drop)
+        graph = read_graph(content)
+        report = _verify(content, graph, chosen, network, golden, expected, split, max_drop)
         if not report.passed:
             raise ExportRejected(report)
-        manifest = _manifest(model, chosen, preprocessing, images, report, read_graph(content))
+        manifest = _manifest(model, chosen, preprocessing, images, report, graph)
         bundle_module.write_files(directory, content, names, (golden, expected), manifest)
     return Bundle.open(path)
 
@@ -223,6 +224,7 @@ def _check_input_quantization(graph: Graph, expected: tuple[float, int]) -> None
 
 def _verify(
     content: bytes,
+    graph: Graph,
     scheme: Scheme,
     network: SourceNetwork,
     golden: np.ndarray,
@@ -238,9 +240,7 @@ def _verify(
             accuracy = compare_accuracy(
                 network.predict, runner, batches.as_numpy_iterator(), max_drop
             )
-    return judge(
-        scheme.name, read_graph(content).scheme, compare(expected, runner(golden)), accuracy
-    )
+    return judge(scheme.name, graph.scheme, compare(expected, runner(golden)), accuracy)
 
 
 def _manifest(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+
 from keras_resnet.export.bundle import Bundle
 from keras_resnet.export.inspection import read_graph
 from keras_resnet.export.runtime import Classifier

@@ -10,16 +10,16 @@ import textwrap
 import keras
 import numpy as np
 import pytest
-from keras_resnet.export import tflite
-from keras_resnet.export.calibration import Calibration
-from keras_resnet.export.inspection import Operator, read_graph
-from keras_resnet.export.runtime import Runner
-from keras_resnet.export.source import SourceNetwork
 from PIL import Image
 
 import keras_resnet
 from keras_resnet import data, export, training
 from keras_resnet.architecture import Architecture
+from keras_resnet.export import tflite
+from keras_resnet.export.calibration import Calibration
+from keras_resnet.export.inspection import Operator, read_graph
+from keras_resnet.export.runtime import Runner
+from keras_resnet.export.source import SourceNetwork
 from keras_resnet.preprocessing import Preprocessing
 
 SHAPE = (32, 32, 3)
@@ -170,7 +170,8 @@ class TestInt8Graph:
         graph = read_graph(int8_file)
         behind = [op.name for op in graph.operators[-2:]]
         assert behind == ["DEQUANTIZE", "SOFTMAX"]
-        to_logits = graph.until("DEQUANTIZE")
+        names = [op.name for op in graph.operators]
+        to_logits = graph.operators[: names.index("DEQUANTIZE")]
         assert len(to_logits) == len(graph.operators) - 2
         tensors = {i for op in to_logits for i in (*op.inputs, *op.outputs) if i >= 0}
         dtypes = {}

@@ -200,7 +200,6 @@ def _train(
     """All epochs, each noted in `finished`."""
     network, recipe = trainer.network, trainer.recipe
     evaluator = _Evaluator(network, trainer.strategy)
-    steps = data.train.examples // recipe.batch_size
     saved = time.monotonic()
     network.stop_training = False
     with progress:
@@ -217,7 +216,7 @@ def _train(
                 drop_remainder=True,
             )
             with data.train.own_errors():
-                logs = _train_epoch(trainer, batches, epoch, steps, listeners, progress)
+                logs = _train_epoch(trainer, batches, epoch, listeners, progress)
             trainer.average_statistics()
             validation = evaluator(data.test, preprocessing, 2 * recipe.batch_size)
             logs |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
@@ -238,12 +237,11 @@ def _train_epoch(
     trainer: _Trainer,
     batches: tf.data.Dataset,
     epoch: int,
-    steps: int,
     listeners: keras.callbacks.CallbackList,
     progress: Progress,
 ) -> dict[str, float]:
     """The steps of one epoch; figures are read from the device only when somebody wants them."""
-    batch_size = trainer.recipe.batch_size
+    batch_size, steps = trainer.recipe.batch_size, trainer.steps
     hears_batches = any(_hears_batches(callback) for callback in listeners.callbacks)
     iterator = iter(trainer.strategy.experimental_distribute_dataset(batches))
     started = time.perf_counter()
@@ -288,12 +286,13 @@ class _Trainer:
         network: keras.Model,
         recipe: Recipe,
         strategy: tf.distribute.Strategy,
-        steps_per_epoch: int,
+        steps: int,
     ):
         self.network = network
+        self.steps = steps  # per epoch
         self.recipe = recipe
         self.strategy = strategy
-        self._rate = recipe.learning_rate_schedule(steps_per_epoch)
+        self._rate = recipe.learning_rate_schedule(steps)
         self.optimizer = keras.optimizers.SGD(
             self._rate, momentum=recipe.momentum, nesterov=recipe.nesterov
         )
