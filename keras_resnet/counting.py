@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from typing import Any
 
 import keras
+
+from keras_resnet.layers import BlurPool
+from keras_resnet.models import stage_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ def count(model: keras.Model) -> list[StageCount]:
     stages: dict[str, list[Any]] = {}
     for layer in model.layers:
         if not isinstance(layer, keras.layers.InputLayer):
-            stages.setdefault(_stage_of(layer.name), []).append(layer)
+            stages.setdefault(stage_of(layer.name), []).append(layer)
     return [
         StageCount(
             stage=stage,
@@ -57,18 +59,12 @@ def count(model: keras.Model) -> list[StageCount]:
     ]
 
 
-def _stage_of(layer_name: str) -> str:
-    match = re.match(r"stage(\d+)_", layer_name)
-    if match:
-        return f"C{match[1]}"
-    return "stem" if layer_name.startswith("stem_") else "head"
-
-
 def _multiply_adds(layer: Any) -> int:
-    if isinstance(layer, keras.layers.Conv2D):
+    if isinstance(layer, keras.layers.Conv2D | keras.layers.Conv1D):
         # The kernel is (height, width, channels in / groups, channels out).
-        _, height, width, _ = layer.output.shape
-        return height * width * math.prod(layer.kernel.shape)
+        return math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
+    if isinstance(layer, BlurPool):
+        return math.prod(layer.output.shape[1:]) * 9
     if isinstance(layer, keras.layers.Dense):
         return math.prod(layer.kernel.shape)
     return 0

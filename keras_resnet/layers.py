@@ -71,3 +71,52 @@ class ZeroPadShortcut(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "filters": self.filters, "stride": self.stride}
+
+
+@keras.saving.register_keras_serializable(package="keras_resnet")
+class BlurPool(keras.layers.Layer):
+    """Subsampling behind a blur, against aliasing: Zhang 2019, "Making Convolutional Networks
+    Shift-Invariant Again", section 3.2.
+
+    A depthwise convolution with the constant kernel (1, 2, 1) x (1, 2, 1) / 16, whose image is
+    mirrored at its edges. Input `(batch, height, width, channels)`, output
+    `(batch, ceil(height / stride), ceil(width / stride), channels)`, same dtype; no weights.
+
+    Args:
+        stride: step between the pixels that are kept; 1 blurs alone.
+
+    Raises:
+        ValueError: if `stride` is less than 1.
+    """
+
+    def __init__(self, stride: int = 2, **kwargs: Any):
+        super().__init__(**kwargs)
+        if stride < 1:
+            raise ValueError(
+                f"Argument `stride` must be a positive integer. Received: stride={stride}"
+            )
+        self.stride = stride
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        row = np.array([1.0, 2.0, 1.0]) / 4
+        kernel = np.outer(row, row)[:, :, None, None]
+        self.kernel = np.repeat(kernel, input_shape[-1], axis=2)
+
+    def call(self, inputs: Any) -> Any:
+        padded = ops.pad(inputs, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="reflect")
+        kernel = ops.convert_to_tensor(self.kernel, dtype=inputs.dtype)
+        return ops.depthwise_conv(
+            padded, kernel, strides=self.stride, padding="valid", data_format="channels_last"
+        )
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        batch, height, width, channels = input_shape
+        return (
+            batch,
+            None if height is None else -(-height // self.stride),
+            None if width is None else -(-width // self.stride),
+            channels,
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "stride": self.stride}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
+import json
 import os
+import re
 import sys
 import zipfile
 import zlib
@@ -16,11 +17,25 @@ from typing import Any
 import keras
 
 from keras_resnet import blocks
-from keras_resnet.architecture import BUILDERS, Architecture, get_architecture
+from keras_resnet.architecture import BUILDERS, Architecture, BlockPlan, get_architecture
+from keras_resnet.layers import BlurPool
 from keras_resnet.preprocessing import Preprocessing
 
+ARCHITECTURE_KEY = "keras_resnet.architecture"
+"""Attribute of a `.weights.h5` file that holds the architecture, as JSON."""
+
 # Options of a builder that change its row of the table; their defaults are the row's values.
-_OVERRIDES = ("shortcut", "norm_momentum", "norm_epsilon", "zero_init_residual")
+_OVERRIDES = (
+    "shortcut",
+    "norm",
+    "norm_momentum",
+    "norm_epsilon",
+    "zero_init_residual",
+    "block_dropout",
+    "stochastic_depth",
+    "dropout",
+    "output_stride",
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")
@@ -50,6 +65,15 @@ class ResidualNetwork(keras.Model):
         self.architecture = architecture
         self.preprocessing = preprocessing
         self.class_names = None if class_names is None else tuple(class_names)
+
+    def save_weights(self, filepath: str | os.PathLike[str], overwrite: bool = True) -> None:
+        """Keras's `save_weights`; a `.weights.h5` file also says which architecture it is of."""
+        super().save_weights(filepath, overwrite=overwrite)
+        if self.architecture is not None and os.fspath(filepath).endswith(".weights.h5"):
+            import h5py
+
+            with h5py.File(filepath, "r+") as file:
+                file.attrs[ARCHITECTURE_KEY] = json.dumps(self.architecture.to_dict())
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -82,6 +106,111 @@ def create_model(name: str | Architecture, **arguments: Any) -> ResidualNetwork:
     """
     architecture = name if isinstance(name, Architecture) else get_architecture(name)
     return _build(architecture, **arguments)
+
+
+def feature_model(
+    network: str | Architecture | ResidualNetwork,
+    levels: Sequence[str] = ("C2", "C3", "C4", "C5"),
+    **arguments: Any,
+) -> ResidualNetwork:
+    """The multi-scale features that detectors and segmenters build upon.
+
+    `C2`, `C3`, ... are the outputs of the stages, `stage2_block<last>_out` and so on. Their sizes
+    are those of the input over 4, 8, 16 and 32; in a CIFAR network, of three stages, over 1, 2 and
+    4; in `resnet50_v2` and its like, which stride at the end of a stage, over 8, 16, 32 and 32.
+    Those of a pre-activation network are the sums, before the normalization that the next block
+    starts with.
+
+    Args:
+        network: a registry name, an `Architecture`, or a ready model, whose layers are then shared,
+            e.g. one of `from_pretrained`.
+        levels: which stages, in any order.
+        **arguments: the builder's, for a name, e.g. `weights` or `output_stride`.
+
+    Returns:
+        A model from `(batch, height, width, channels)` to a dictionary of feature maps
+        `(batch, h, w, c)`, in the order of `levels`.
+
+    Raises:
+        ValueError: for a level that the network has not, or arguments beside a ready model.
+    """
+    if isinstance(network, keras.Model):
+        model = network
+        if arguments:
+            raise ValueError(
+                "A ready model takes no arguments of a builder. "
+                f"Received: a {type(network).__name__} and {sorted(arguments)}"
+            )
+    else:
+        architecture = network if isinstance(network, Architecture) else get_architecture(network)
+        _check_levels(architecture, levels)
+        model = create_model(architecture, include_top=False, **arguments)
+    if not isinstance(model.architecture, Architecture):
+        raise ValueError("Argument `network` must know its architecture.")
+    _check_levels(model.architecture, levels)
+    outputs = {
+        level: model.get_layer(_level_layer(model.architecture, level)).output for level in levels
+    }
+    return ResidualNetwork(
+        model.inputs[0] if len(model.inputs) == 1 else model.inputs,
+        outputs,
+        name=f"{model.name}_features",
+        architecture=model.architecture,
+        preprocessing=model.preprocessing,
+    )
+
+
+def _check_levels(architecture: Architecture, levels: Sequence[str]) -> None:
+    if (
+        isinstance(levels, str)
+        or not levels
+        or len(set(levels)) != len(levels)
+        or not set(levels) <= set(architecture.levels)
+    ):
+        raise ValueError(
+            f"Argument `levels` must name one or more of {list(architecture.levels)} for "
+            f"{architecture.name}, each once. Received: levels={levels!r}"
+        )
+
+
+def _level_layer(architecture: Architecture, level: str) -> str:
+    stage = architecture.levels.index(level)
+    return f"stage{stage + 2}_block{architecture.blocks[stage]}_out"
+
+
+def freeze(model: ResidualNetwork, up_to: str | None = None, *, norm: bool = True) -> None:
+    """Stops the early layers from training, for fine-tuning. Takes effect at once.
+
+    A frozen batch normalization runs in inference mode: it neither uses nor moves the statistics of
+    the batch.
+
+    Args:
+        model: a model of this package.
+        up_to: the last level to freeze, e.g. `"C3"`: the stem and every stage up to that one;
+            `"stem"` for the stem alone, None for nothing.
+        norm: whether to freeze the batch normalizations of the whole network besides.
+
+    Raises:
+        ValueError: for a level that the network has not.
+    """
+    levels = ("stem", *model.architecture.levels) if model.architecture else ()
+    if up_to is not None and up_to not in levels:
+        raise ValueError(
+            f"Argument `up_to` must be None or one of {list(levels)}. Received: up_to={up_to!r}"
+        )
+    frozen = levels[: levels.index(up_to) + 1] if up_to is not None else ()
+    for layer in model.layers:
+        is_norm = isinstance(layer, keras.layers.BatchNormalization)
+        if stage_of(layer.name) in frozen or (norm and is_norm):
+            layer.trainable = False
+
+
+def stage_of(layer_name: str) -> str:
+    """`"stem"`, `"C2"`, `"C3"`, ... or `"head"`: where a layer of this package's models stands."""
+    match = re.match(r"stage(\d+)_", layer_name)
+    if match:
+        return f"C{match[1]}"
+    return "stem" if layer_name.startswith("stem_") else "head"
 
 
 def load_model(path: str | os.PathLike[str]) -> keras.Model:
@@ -203,15 +332,18 @@ def _build(
     toolkit = blocks.Toolkit(
         padding=architecture.padding,
         conv_bias=architecture.conv_bias,
+        norm_kind=architecture.norm,
         norm_momentum=architecture.norm_momentum,
         norm_epsilon=architecture.norm_epsilon,
         sync_bn=sync_bn,
         dtype=dtype,
     )
     x = _stem(inputs, architecture, toolkit)
-    for stage in range(len(architecture.blocks)):
-        x = _stage(x, architecture, stage, toolkit)
-    x = _head(x, include_top, pooling, classes, classifier_activation, dtype)
+    for plan in architecture.plan():
+        x = _block(x, architecture, plan, toolkit)
+    if architecture.pre_activation:
+        x = toolkit.act(toolkit.norm(x, name="post_norm"), name="post_act")
+    x = _head(x, include_top, pooling, classes, classifier_activation, architecture.dropout, dtype)
 
     source = inputs
     if input_tensor is not None:
@@ -226,53 +358,95 @@ def _build(
         class_names=class_names if include_top else None,
     )
     if weights is not None:
-        with _readable(weights, "Argument `weights` must be a .keras or .weights.h5 file"):
-            model.load_weights(weights)
+        from keras_resnet.weights.loading import load_weights
+
+        load_weights(model, weights, preprocessing=preprocessing)
     return model
 
 
 def _stem(x: Any, architecture: Architecture, toolkit: blocks.Toolkit) -> Any:
-    imagenet = architecture.stem == "imagenet"
-    size, stride = (7, 2) if imagenet else (3, 1)
-    x = toolkit.conv(x, architecture.widths[0], size, stride=stride, name="stem_conv")
-    x = toolkit.norm(x, name="stem_norm")
-    x = toolkit.act(x, name="stem_act")
-    if imagenet:
-        padding: str = toolkit.padding
-        if padding == "symmetric":
-            # Behind a rectifier a margin of zeros never wins, so it equals minus infinity.
-            x, padding = toolkit.pad(x, 1, name="stem_pool"), "valid"
-        x = keras.layers.MaxPooling2D(
-            3, strides=2, padding=padding, dtype=toolkit.dtype, name="stem_pool"
-        )(x)
-    return x
+    channels = architecture.stem_channels or architecture.widths[0]
+    if architecture.stem == "deep":
+        for number, filters in enumerate((channels // 2, channels // 2, channels), start=1):
+            stride = 2 if number == 1 else 1
+            x = toolkit.conv(x, filters, 3, stride=stride, name=f"stem_conv{number}")
+            x = toolkit.norm(x, name=f"stem_norm{number}")
+            x = toolkit.act(x, name=f"stem_act{number}")
+    else:
+        size, stride = (7, 2) if architecture.stem == "imagenet" else (3, 1)
+        bare = not architecture.stem_norm
+        x = toolkit.conv(x, channels, size, stride=stride, bare=bare, name="stem_conv")
+        if architecture.stem_norm:
+            x = toolkit.norm(x, name="stem_norm")
+            x = toolkit.act(x, name="stem_act")
+    return x if architecture.stem == "cifar" else _stem_pool(x, architecture, toolkit)
 
 
-def _stage(x: Any, architecture: Architecture, stage: int, toolkit: blocks.Toolkit) -> Any:
-    """Stage `stage`, counted from 0; its layers are named from stage2 on, like the paper's conv2_x.
+def _stem_pool(x: Any, architecture: Architecture, toolkit: blocks.Toolkit) -> Any:
+    options = {"dtype": toolkit.dtype}
+    if architecture.stem_pool == "conv":
+        x = toolkit.conv(x, x.shape[-1], 3, stride=2, name="stem_pool_conv")
+        x = toolkit.norm(x, name="stem_pool_norm")
+        return toolkit.act(x, name="stem_pool")
+    if architecture.antialias:
+        x = keras.layers.MaxPooling2D(3, 1, padding="same", name="stem_max", **options)(x)
+        return BlurPool(2, name="stem_pool", **options)(x)
+    padding: str = toolkit.padding
+    if padding == "symmetric":
+        # Behind a rectifier a margin of zeros never wins, so it equals minus infinity; without one
+        # (keras.applications' V2) the zeros are part of the network.
+        x, padding = toolkit.pad(x, 1, name="stem_pool"), "valid"
+    return keras.layers.MaxPooling2D(3, 2, padding=padding, name="stem_pool", **options)(x)
 
-    The last layer of the last block, `stage<n>_block<m>_out`, is the feature map C<n>.
-    """
-    options: dict[str, Any] = {"toolkit": toolkit, "zero_scale": architecture.zero_init_residual}
+
+def _block(x: Any, architecture: Architecture, plan: BlockPlan, toolkit: blocks.Toolkit) -> Any:
+    """One block. The last layer of a stage's last one, `stage<n>_block<m>_out`, is C<n>."""
+    is_first = plan.stage == plan.index == 0
+    options: dict[str, Any] = {}
     branch: Callable[..., Any] = blocks.basic_branch
     if architecture.block == "bottleneck":
         branch = blocks.bottleneck_branch
-        options |= {"stride_on": architecture.stride_on, "expansion": architecture.expansion}
-    for block in range(architecture.blocks[stage]):
-        name = f"stage{stage + 2}_block{block + 1}"
-        stride = 2 if stage > 0 and block == 0 else 1
-        x = blocks.residual(
+        options = {
+            key: getattr(architecture, key)
+            for key in ("stride_on", "expansion", "base_width", "cardinality")
+        }
+
+    def weighted_branch(x: Any) -> Any:
+        x = branch(
             x,
-            functools.partial(
-                branch, filters=architecture.widths[stage], stride=stride, name=name, **options
-            ),
-            shortcut=architecture.shortcut,
-            stride=stride,
-            norm_on_projection=architecture.norm_on_projection,
+            architecture.widths[plan.stage],
+            stride=plan.stride,
+            dilations=plan.dilations,
+            blur=architecture.antialias and plan.subsamples,
+            dropout=architecture.block_dropout,
+            last_norm=not architecture.pre_activation,
+            zero_start=architecture.zero_init_residual,
             toolkit=toolkit,
-            name=name,
+            name=plan.name,
+            **options,
         )
-    return x
+        if architecture.attention == "se":
+            ratio = architecture.se_ratio
+            x = blocks.squeeze_excite(x, ratio=ratio, toolkit=toolkit, name=f"{plan.name}_se")
+        elif architecture.attention == "eca":
+            x = blocks.efficient_attention(x, toolkit=toolkit, name=f"{plan.name}_eca")
+        if plan.drop_rate:
+            x = blocks.drop_branch(x, plan.drop_rate, toolkit=toolkit, name=f"{plan.name}_drop")
+        return x
+
+    return blocks.residual(
+        x,
+        weighted_branch,
+        shortcut=architecture.shortcut,
+        projection=architecture.projection,
+        stride=plan.stride,
+        subsamples=plan.subsamples,
+        pre_activation=architecture.pre_activation and not (is_first and architecture.stem_norm),
+        activate=not architecture.pre_activation,
+        norm_on_projection=architecture.norm_on_projection,
+        toolkit=toolkit,
+        name=plan.name,
+    )
 
 
 def _head(
@@ -281,6 +455,7 @@ def _head(
     pooling: str | None,
     classes: int,
     activation: str | Callable[..., Any] | None,
+    dropout: float,
     dtype: Any,
 ) -> Any:
     """Pooling, logits and probabilities; the last in float32 also under mixed precision."""
@@ -290,6 +465,8 @@ def _head(
         x = keras.layers.GlobalMaxPooling2D(dtype=dtype, name="max_pool")(x)
     if include_top:
         wide = _at_least_float32(dtype)
+        if dropout:
+            x = keras.layers.Dropout(dropout, dtype=dtype, name="dropout")(x)
         x = keras.layers.Dense(classes, dtype=wide, name="logits")(x)
         if activation is not None:
             x = keras.layers.Activation(activation, dtype=wide, name="predictions")(x)
@@ -362,13 +539,11 @@ def _check_head(
 
 
 def _check_weights(weights: Any) -> None:
-    if weights is None:
-        return
     # Checked before anything is built: building takes seconds.
-    if not isinstance(weights, str | os.PathLike) or not Path(weights).is_file():
+    if weights is not None and not isinstance(weights, str | os.PathLike):
         raise ValueError(
-            "Argument `weights` must be None (random values) or the path of a .keras or "
-            f".weights.h5 file of the same network. Received: weights={weights!r}"
+            "Argument `weights` must be None (random values), 'imagenet', the path of a file of "
+            f"weights, or what from_pretrained takes. Received: weights={weights!r}"
         )
 
 
@@ -421,7 +596,8 @@ _DOC = """Builds {name}: {source}.
 
 Args:
     include_top: whether to end in the classifier (global average pooling, logits, activation).
-    weights: None for random values, or the path of a `.keras` or `.weights.h5` file.
+    weights: None for random values, `"imagenet"` for keras.applications' file of this network, or
+        whatever `keras_resnet.load_weights` takes.
     input_tensor: a Keras tensor to build upon, instead of a new input.
     input_shape: `(height, width, channels)`, at least 32 pixels each way; None in place of a size
         leaves it open. Default `({size}, {size}, 3)`; with `include_top=False`, `(None, None, 3)`.
