@@ -1,6 +1,9 @@
-# make demo    the main job, end to end     make test   the whole suite, on two cores
-# make lint    style and types              make clean  removes what make made
-# make format  brings the code into shape
+# make demo      the main job, end to end    make test   the whole suite, on two cores
+# make parity    the networks beside those   make lint   style and types
+#                of timm, keras.applications make clean  removes what make made
+#                and pytorchcv, and on JAX
+# make generate  the files that are made from the table of architectures
+# make format    brings the code into shape
 #
 # PYTHON chooses the interpreter, VENV the environment: make test PYTHON=python3.12 VENV=/tmp/v312
 
@@ -8,14 +11,23 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
+JAX_TESTS := tests/test_blocks.py tests/test_models.py tests/test_features.py tests/parity
 
-.PHONY: demo test lint format clean
+.PHONY: demo test parity generate lint format clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/parity
+
+# The builders need no TensorFlow: the same comparisons and tests of shapes pass on JAX.
+parity: $(VENV)/.parity
+	$(BIN)/python -m pytest -n 2 --dist load tests/parity
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist load $(JAX_TESTS)
+
+generate: $(VENV)/.installed
+	$(BIN)/python tests/generate.py
 
 # Types are checked on an installed copy, where keras_resnet.export lies in its place.
 lint: $(VENV)/.installed
@@ -35,6 +47,11 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check "setuptools>=77" wheel
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
+	@touch $@
+
+$(VENV)/.parity: $(VENV)/.installed
+	@echo "Installing the peers (PyTorch, timm, pytorchcv) and JAX; this takes a minute, once."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[parity]'
 	@touch $@
 
 clean:

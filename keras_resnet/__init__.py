@@ -15,16 +15,25 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Architecture": "architecture",
+    "Counts": "architecture",
     "get_architecture": "architecture",
+    "get_counts": "architecture",
     "list_models": "architecture",
     "BadImageError": "preprocessing",
     "Preprocessing": "preprocessing",
     "read_image": "preprocessing",
     "create_model": "models",
+    "feature_model": "models",
+    "freeze": "models",
     "load_model": "models",
+    "decode_predictions": "imagenet",
+    "DownloadError": "weights.download",
+    "from_pretrained": "weights.loading",
+    "load_weights": "weights.loading",
+    "WeightsError": "weights.reading",
     **dict.fromkeys(_BUILDERS, "models"),
 }
-_SUBMODULES = ("blocks", "data", "export", "layers", "training")
+_SUBMODULES = ("blocks", "data", "export", "layers", "training", "weights")
 
 __all__ = ["__version__", *_HOMES, *_SUBMODULES]
 

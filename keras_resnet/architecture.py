@@ -9,6 +9,9 @@ import dataclasses
 import difflib
 import enum
 import fnmatch
+import functools
+import importlib.resources
+import json
 import math
 from typing import Any, Literal
 
@@ -568,3 +571,40 @@ def get_architecture(name: str) -> Architecture:
         near = difflib.get_close_matches(str(name).lower(), ARCHITECTURES, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "see keras_resnet.list_models()."
         raise ValueError(f"No architecture of this name; {hint} Received: {name!r}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """The size of a network, with its classifier and at its default input size.
+
+    Attributes:
+        parameters: trainable parameters.
+        statistics: moving averages of batch normalization, which are not trained.
+        multiply_adds: multiplications with additions in convolutions and matrix products for one
+            image.
+    """
+
+    parameters: int
+    statistics: int
+    multiply_adds: int
+
+    @property
+    def gmacs(self) -> str:
+        """Billions of multiply-adds, to four digits."""
+        return f"{self.multiply_adds / 1e9:.4g}"
+
+
+@functools.cache
+def _all_counts() -> dict[str, list[int]]:
+    text = importlib.resources.files("keras_resnet").joinpath("networks.json").read_text("utf-8")
+    counts: dict[str, list[int]] = json.loads(text)
+    return counts
+
+
+def get_counts(name: str) -> Counts:
+    """What was counted on the built network of a registry name, without building it.
+
+    Raises:
+        ValueError: if there is no such name.
+    """
+    return Counts(*_all_counts()[get_architecture(name).name])

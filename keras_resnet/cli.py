@@ -331,29 +331,42 @@ def _classify(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
+    from keras_resnet.weights.catalog import public_weights
+
     names = architecture.list_models(options.pattern)
     builders = {name: builder for builder, name in architecture.BUILDERS.items()}
-    rows = [architecture.get_architecture(name) for name in names]
+    rows = [(architecture.get_architecture(n), architecture.get_counts(n)) for n in names]
     if options.json:
-        print(json.dumps([{"builder": builders[r.name], **r.to_dict()} for r in rows]))
+        described = [
+            {
+                "builder": builders[row.name],
+                **row.to_dict(),
+                **vars(counts),
+                "gmacs": counts.multiply_adds / 1e9,
+                "weights": public_weights(row.name),
+            }
+            for row, counts in rows
+        ]
+        print(json.dumps(described))
         return 0
     if not rows:
         return _fail(f"no network matches {options.pattern!r}")
     _print_table(
-        ("name", "builder", "block", "blocks", "shortcut", "input", "classes", "source"),
+        ("name", "builder", "parameters", "GMACs", "input", "classes", "weights", "source"),
         [
             (
                 row.name,
                 builders[row.name],
-                row.block,
-                "-".join(map(str, row.blocks)),
-                str(row.shortcut),
+                f"{counts.parameters:,}",
+                counts.gmacs,
                 str(row.input_size),
                 str(row.classes),
+                str(len(public_weights(row.name)) or ""),
                 row.source,
             )
-            for row in rows
+            for row, counts in rows
         ],
+        right=(2, 3, 4, 5, 6),
     )
     return 0
 

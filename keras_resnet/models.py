@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import json
 import os
@@ -17,7 +18,13 @@ from typing import Any
 import keras
 
 from keras_resnet import blocks
-from keras_resnet.architecture import BUILDERS, Architecture, BlockPlan, get_architecture
+from keras_resnet.architecture import (
+    BUILDERS,
+    Architecture,
+    BlockPlan,
+    Shortcut,
+    get_architecture,
+)
 from keras_resnet.layers import BlurPool
 from keras_resnet.preprocessing import Preprocessing
 
@@ -225,6 +232,8 @@ def load_model(path: str | os.PathLike[str]) -> keras.Model:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No such model file: {path}")
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise ValueError(f"Not a Keras model: {path} is no .keras file, or not a whole one")
     with _deep_graphs(), _readable(path, "Not a Keras model"):
         return keras.saving.load_model(path, compile=False)
 
@@ -569,22 +578,33 @@ def _builder(public_name: str, architecture: Architecture) -> Callable[..., Resi
         return _build(architecture, *args, **kwargs)
 
     Parameter = inspect.Parameter
+    types = {f.name: f.type for f in dataclasses.fields(Architecture)} | {
+        "shortcut": "Shortcut | str"
+    }
     parameters = []
     for parameter in inspect.signature(_build).parameters.values():
         if parameter.name == "architecture":
             continue
         if parameter.kind is Parameter.VAR_KEYWORD:
-            parameters += [
-                Parameter(key, Parameter.KEYWORD_ONLY, default=getattr(architecture, key))
-                for key in _OVERRIDES
-            ]
+            for key in _OVERRIDES:
+                value = getattr(architecture, key)
+                default = str(value) if isinstance(value, Shortcut) else value
+                parameters.append(
+                    Parameter(key, Parameter.KEYWORD_ONLY, default=default, annotation=types[key])
+                )
         elif parameter.name in ("name", "classes"):
-            parameters.append(parameter.replace(default=getattr(architecture, parameter.name)))
+            default = getattr(architecture, parameter.name)
+            annotation = "str | None" if parameter.name == "name" else "int"
+            parameters.append(parameter.replace(default=default, annotation=annotation))
         else:
             parameters.append(parameter)
     build.__name__ = build.__qualname__ = public_name
+    grouped = _GROUPED if architecture.cardinality > 1 else ""
     build.__doc__ = _DOC.format(
-        name=architecture.name, source=architecture.source, size=architecture.input_size
+        name=architecture.name,
+        source=architecture.source,
+        size=architecture.input_size,
+        note=grouped,
     )
     build.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         parameters, return_annotation="ResidualNetwork"
@@ -592,8 +612,14 @@ def _builder(public_name: str, architecture: Architecture) -> Callable[..., Resi
     return build
 
 
-_DOC = """Builds {name}: {source}.
+_GROUPED = """
+Its 3x3 convolutions are grouped. TensorFlow has no gradient of those on a CPU; there Keras compiles
+each with XLA, in training and inference, which works under every strategy but starts slowly and
+trains slowly. Exported files run them as they are, in int8 too.
+"""
 
+_DOC = """Builds {name}: {source}.
+{note}
 Args:
     include_top: whether to end in the classifier (global average pooling, logits, activation).
     weights: None for random values, `"imagenet"` for keras.applications' file of this network, or
@@ -611,9 +637,15 @@ Args:
     class_names: names to remember, one per class.
     dtype: a Keras dtype policy, e.g. `"mixed_bfloat16"`; None for the global one.
     shortcut: the paper's option `"A"`, `"B"` or `"C"`, or `"none"` for a plain network.
+    norm: `"batch"`, or `"group"` for group normalization (32 groups), which knows no statistics.
     norm_momentum: decay of the moving statistics of batch normalization.
-    norm_epsilon: addition to the variance in batch normalization.
+    norm_epsilon: addition to the variance in the normalization.
     zero_init_residual: start every block as the identity.
+    block_dropout: rate of dropout inside the blocks, as in wide ResNets.
+    stochastic_depth: rate at which the last block is skipped in training; it grows linearly from 0.
+    dropout: rate of dropout in front of the classifier.
+    output_stride: input size over the last feature map's; less than the network's own dilates
+        instead of striding, for segmentation. Weights are the same for every stride.
 
 Returns:
     A `ResidualNetwork`, a functional `keras.Model` from preprocessed pixels

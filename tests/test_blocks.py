@@ -127,7 +127,7 @@ def test_batch_normalization_has_the_papers_defaults():
 
 def test_the_options_of_a_toolkit_reach_its_layers():
     toolkit = Toolkit(
-        conv_bias=True, norm_momentum=0.5, norm_epsilon=0.25, sync_bn=True, dtype="mixed_bfloat16"
+        conv_bias="all", norm_momentum=0.5, norm_epsilon=0.25, sync_bn=True, dtype="mixed_bfloat16"
     )
     x = keras.Input((8, 8, 4))
     branch = functools.partial(blocks.basic_branch, filters=8, stride=2, toolkit=toolkit)
@@ -144,7 +144,7 @@ def test_the_options_of_a_toolkit_reach_its_layers():
 def test_a_zero_scale_silences_the_branch():
     x = keras.Input((4, 4, 3))
     for branch in (blocks.basic_branch, blocks.bottleneck_branch):
-        model = keras.Model(x, branch(x, 8, zero_scale=True))
+        model = keras.Model(x, branch(x, 8, zero_start=True))
         assert np.all(run(model, random_values(2, 4, 4, 3)) == 0)
 
 

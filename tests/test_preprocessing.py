@@ -3,6 +3,9 @@
 import dataclasses
 import io
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -14,6 +17,7 @@ from PIL import Image
 
 import keras_resnet
 from keras_resnet import BadImageError, Preprocessing, read_image
+from keras_resnet.preprocessing import timm_input_shape
 
 BYTES = np.arange(256, dtype=np.uint8)
 
@@ -82,10 +86,238 @@ def test_an_image_with_another_number_of_channels_is_refused(kind):
         Preprocessing(**IMAGENET)(grey)
 
 
+class ArrayOfAnotherLibrary:
+    """What JAX, PyTorch and others have in common."""
+
+    def __init__(self, values):
+        self._values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return self._values
+
+
+@variants
+def test_arrays_of_other_libraries_give_numpy_arrays(variant):
+    pixels = random_pixels(2, 4, 4, 3)
+    preprocessing = Preprocessing(**variant)
+    values = preprocessing(ArrayOfAnotherLibrary(pixels))
+    assert isinstance(values, np.ndarray)
+    assert values.dtype == np.float32
+    np.testing.assert_array_equal(values, preprocessing(pixels))
+
+
+@pytest.mark.parametrize("library", ["jax.numpy", "torch"])
+def test_jax_and_torch_are_read_as_numpy(library):
+    library = pytest.importorskip(library)
+    pixels = random_pixels(8, 10, 3)
+    preprocessing = Preprocessing(**IMAGENET)
+    values = preprocessing(library.asarray(pixels))
+    assert isinstance(values, np.ndarray)
+    np.testing.assert_array_equal(values, preprocessing(pixels))
+    fitted = preprocessing.fit(library.asarray(pixels), (5, 5))
+    assert isinstance(fitted, np.ndarray)
+    np.testing.assert_array_equal(fitted, preprocessing.fit(pixels, (5, 5)))
+
+
+@pytest.mark.parametrize("kind", [np.asarray, tf.constant], ids=["numpy", "tensorflow"])
+@pytest.mark.parametrize("shape", [(), (3,), (4, 4)])
+def test_pixels_without_height_width_and_channels_are_refused(kind, shape):
+    with pytest.raises(ValueError, match=r"\(\.\.\., height, width, channels\).*Received: shape="):
+        Preprocessing()(kind(random_pixels(*shape)))
+
+
+@pytest.mark.parametrize("static", [None, (None, None, None)], ids=["rank", "sides"])
+def test_a_shape_that_is_not_known_yet_is_no_obstacle(static):
+    pixels = random_pixels(4, 5, 3)
+    preprocessing = Preprocessing(**IMAGENET)
+    function = tf.function(preprocessing, input_signature=[tf.TensorSpec(static, tf.uint8)])
+    np.testing.assert_array_equal(function(tf.constant(pixels)), preprocessing(pixels))
+
+
+def test_neither_values_nor_fitting_need_tensorflow_where_no_tensor_is_given(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)  # an import of it would fail
+    pixels = random_pixels(9, 9, 3)
+    for source in (pixels, ArrayOfAnotherLibrary(pixels)):
+        assert Preprocessing()(source).shape == (9, 9, 3)
+        assert Preprocessing().fit(source, (4, 4)).shape == (4, 4, 3)
+
+
 def test_the_pixels_are_left_alone():
     pixels = np.full((2, 2, 3), 7.0, np.float32)
     Preprocessing(**CAFFE)(pixels)
     np.testing.assert_array_equal(pixels, 7)
+
+
+# Conventions of public checkpoints
+
+
+def test_the_names_stand_for_what_the_checkpoints_were_trained_on():
+    pixels = random_pixels(6, 7, 3).astype(np.float64)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    expected = {
+        "tf": pixels / 127.5 - 1,
+        "caffe": pixels[..., ::-1] - [103.939, 116.779, 123.68],
+        "imagenet": (pixels / 255 - mean) / std,
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(Preprocessing.named(name)(pixels), values, rtol=0, atol=1e-13)
+
+
+def test_a_name_can_be_combined_with_other_attributes():
+    named = Preprocessing.named("imagenet", crop=0.875, interpolation="bicubic")
+    assert named == Preprocessing(**IMAGENET, crop=0.875, interpolation="bicubic")
+    assert Preprocessing.named("imagenet") == Preprocessing(**IMAGENET)
+    assert Preprocessing.named("caffe", channels="rgb").channels == "rgb"
+    with pytest.raises(ValueError, match="`crop`"):
+        Preprocessing.named("tf", crop=2)
+
+
+@pytest.mark.parametrize("name", ["torch", "TF", "", None, ["tf"]])
+def test_an_unknown_name_gets_the_list_of_names(name):
+    with pytest.raises(ValueError, match=r"'caffe', 'imagenet', 'tf'.*Received: name=") as raised:
+        Preprocessing.named(name)
+    assert repr(name) in str(raised.value)
+
+
+# Configurations of timm
+
+TIMM = {
+    "architecture": "resnet50",
+    "num_classes": 1000,
+    "pretrained_cfg": {
+        "tag": "a1_in1k",
+        "input_size": [3, 224, 192],
+        "test_input_size": [3, 288, 256],
+        "interpolation": "bicubic",
+        "crop_pct": 0.95,
+        "test_crop_pct": 1.0,
+        "crop_mode": "center",
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    },
+}
+
+
+def timm_config(**changes):
+    return {**TIMM, "pretrained_cfg": {**TIMM["pretrained_cfg"], **changes}}
+
+
+def test_a_timm_configuration_becomes_its_preprocessing():
+    expected = Preprocessing.named("imagenet", interpolation="bicubic", crop=0.95)
+    for config in (TIMM, TIMM["pretrained_cfg"]):
+        assert Preprocessing.from_timm_config(config) == expected
+        assert timm_input_shape(config) == (224, 192, 3)
+
+
+def test_a_timm_configuration_can_be_asked_for_its_test_size():
+    at_test_size = Preprocessing.from_timm_config(TIMM, use_test_size=True)
+    assert at_test_size == Preprocessing.named("imagenet", interpolation="bicubic", crop=1.0)
+    assert timm_input_shape(TIMM, use_test_size=True) == (288, 256, 3)
+    # Where there is none, it is the only size there is.
+    config = timm_config(test_input_size=None, test_crop_pct=None)
+    assert Preprocessing.from_timm_config(config, use_test_size=True).crop == 0.95
+    assert timm_input_shape(config, use_test_size=True) == (224, 192, 3)
+
+
+def test_a_silent_timm_configuration_means_the_defaults_of_timm():
+    config = {"mean": (0.5,), "std": (0.5,), "crop_pct": None}
+    expected = Preprocessing(mean=127.5, std=127.5, interpolation="bicubic", crop=0.875)
+    assert Preprocessing.from_timm_config(config) == expected
+    assert timm_input_shape(config) == (224, 224, 3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("crop_mode", "squash"),
+        ("crop_mode", "border"),
+        ("crop_mode", ["center"]),
+        ("interpolation", "lanczos"),
+        ("interpolation", "random"),
+        ("interpolation", ""),
+        ("interpolation", {}),
+        ("crop_pct", 0),
+        ("crop_pct", 1.1),
+        ("crop_pct", -0.5),
+        ("crop_pct", float("nan")),
+        ("crop_pct", "0.875"),
+        ("crop_pct", True),
+        ("mean", 0.5),
+        ("mean", "0.5"),
+        ("mean", []),
+        ("mean", [0.5, 0.5]),
+        ("mean", [0.5, 0.5, None]),
+        ("mean", ["0.5", 0.5, 0.5]),
+        ("mean", [True, 0.5, 0.5]),
+        ("mean", [0.5, float("nan"), 0.5]),
+        ("mean", [10**400, 0.5, 0.5]),
+        ("std", [0.5, 0.5, 0.0]),
+        ("std", [0.5, 0.5, -0.5]),
+        ("std", [1e-30]),
+        ("std", [float("inf")]),
+        ("std", {"r": 0.2}),
+    ],
+)
+def test_a_timm_configuration_that_cannot_be_reproduced_is_refused_by_its_key(key, value):
+    with pytest.raises(ValueError, match=rf"`{key}`.*Received: .*{key}="):
+        Preprocessing.from_timm_config(timm_config(**{key: value}))
+
+
+def test_a_timm_configuration_for_another_number_of_channels_is_refused():
+    with pytest.raises(ValueError, match=r"`mean`.* must hold 3 numbers.*Received: mean="):
+        Preprocessing.from_timm_config(timm_config(mean=[0.5, 0.5], std=[0.5, 0.5]))
+    grey = timm_config(mean=[0.5], std=[0.5], input_size=[1, 28, 28])
+    assert Preprocessing.from_timm_config(grey).mean == (127.5,)
+    assert timm_input_shape(grey) == (28, 28, 1)
+
+
+@pytest.mark.parametrize(
+    "size", [224, "224", [], [224, 224], [3, 224, 0], [3, 224, -1], [3, 224.0, 224], [True, 8, 8]]
+)
+def test_a_timm_input_size_that_is_none_is_refused(size):
+    with pytest.raises(ValueError, match=r"`input_size`.*Received: input_size="):
+        timm_input_shape(timm_config(input_size=size))
+    with pytest.raises(ValueError, match=r"`input_size`.*Received: input_size="):
+        timm_input_shape(timm_config(test_input_size=size), use_test_size=True)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        None,
+        [],
+        "resnet50",
+        {},
+        {"pretrained_cfg": None},
+        {"pretrained_cfg": []},
+        {"architectures": ["ResNetForImageClassification"], "num_channels": 3},
+        {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "crop_pct": 0.875},
+        {"mean": [0.5] * 3},
+    ],
+)
+def test_what_is_no_timm_configuration_is_refused(config):
+    for read in (Preprocessing.from_timm_config, timm_input_shape):
+        with pytest.raises(ValueError, match=r"`config` must be .* timm .*Received: "):
+            read(config)
+
+
+numbers = st.integers() | st.floats() | st.just(0.5)
+json_values = st.recursive(
+    st.none() | st.booleans() | numbers | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+timm_keys = st.sampled_from([*TIMM["pretrained_cfg"], "pretrained_cfg"])
+
+
+@given(changes=st.dictionaries(timm_keys, json_values | st.lists(numbers, min_size=1, max_size=3)))
+def test_whatever_a_json_file_holds_it_is_a_preprocessing_or_a_value_error(changes):
+    try:
+        preprocessing = Preprocessing.from_timm_config(timm_config(**changes))
+    except ValueError:
+        return
+    values = preprocessing(BYTES.reshape(16, 16, 1).repeat(3, axis=-1))
+    assert np.isfinite(values).all()
 
 
 # Bytes as an int8 network takes them
@@ -174,6 +406,7 @@ def test_from_dict_refuses_an_unknown_field():
         ("mean", None),
         ("mean", "grey"),
         ("mean", [[1, 2], [3, 4]]),
+        ("mean", 10**400),
         ("std", ()),
         ("std", 0),
         ("std", (1, -1, 1)),
@@ -262,6 +495,134 @@ def test_bicubic_and_bilinear_resize_as_pillow_does():
         fitted = Preprocessing(interpolation=name).fit(pixels, (24, 24))
         expected = np.asarray(Image.fromarray(pixels).resize((24, 24), filter_))
         np.testing.assert_array_equal(fitted, expected)
+
+
+@pytest.mark.parametrize(
+    ("side", "crop", "resized"),
+    [(224, 0.875, 256), (224, 0.95, 235), (288, 0.95, 303), (224, 0.9, 248), (32, 0.9, 35)],
+)
+def test_the_shorter_side_is_resized_to_size_over_crop_rounded_down(side, crop, resized):
+    pixels = random_pixels(resized, resized + 10, 3)
+    fitted = Preprocessing(crop=crop).fit(pixels, (side, side))
+    top, left = round((resized - side) / 2), round((resized + 10 - side) / 2)
+    # No resizing took place, which would have blurred the noise.
+    np.testing.assert_array_equal(fitted, pixels[top : top + side, left : left + side])
+
+
+def test_the_longer_side_is_rounded_down():
+    pixels = random_pixels(30, 49, 3)
+    fitted = Preprocessing().fit(pixels, (20, 20))
+    resized = Image.fromarray(pixels).resize((32, 20), Image.Resampling.BILINEAR)  # 20 / 30 * 49
+    np.testing.assert_array_equal(fitted, np.asarray(resized)[:, 6:26])
+
+
+@pytest.mark.parametrize(("extra", "start"), [(1, 0), (2, 1), (3, 2), (4, 2), (5, 2), (7, 4)])
+def test_half_a_pixel_is_cut_off_on_the_even_side(extra, start):
+    wide = random_pixels(20, 20 + extra, 3)
+    for pixels in (wide, wide.swapaxes(0, 1)):
+        fitted = Preprocessing().fit(pixels, (20, 20))
+        cut = wide[:, start : start + 20]
+        np.testing.assert_array_equal(fitted, cut if pixels is wide else cut.swapaxes(0, 1))
+
+
+def test_a_target_that_is_not_square_rounds_both_sides_to_the_nearest():
+    # floor(18 / 0.9) = 20 by floor(27 / 0.9) = 30; 41 rows to 20 make 70 columns to 34.1.
+    pixels = random_pixels(41, 70, 3)
+    fitted = Preprocessing(crop=0.9).fit(pixels, (18, 27))
+    resized = Image.fromarray(pixels).resize((34, 20), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(fitted, np.asarray(resized)[1:19, 4:31])  # from 3.5 on
+
+
+@pytest.mark.parametrize("shape", [(1, 300), (300, 1), (2, 601), (601, 2), (3, 1000), (1000, 3)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_a_very_long_picture_gives_the_pixels_that_pillow_gives(shape, interpolation):
+    pixels = random_pixels(*shape, 3)
+    fitted = Preprocessing(interpolation=interpolation, crop=0.875).fit(pixels, (224, 224))
+    height, width = (256 * side // min(shape) for side in shape)
+    whole = Image.fromarray(pixels).resize((width, height), Image.Resampling[interpolation.upper()])
+    top, left = round((height - 224) / 2), round((width - 224) / 2)
+    expected = np.asarray(whole.crop((left, top, left + 224, top + 224)))
+    np.testing.assert_array_equal(fitted, expected)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's accounts")
+@pytest.mark.parametrize("shape", [(1, 1500), (1500, 1)])
+def test_a_very_long_picture_takes_little_memory(shape):
+    # Resized as a whole it would be 256 x 384,000 pixels of 4 bytes: 393 MB.
+    program = f"""
+import re, numpy, keras_resnet
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1000
+fit = keras_resnet.Preprocessing(crop=0.875).fit
+fit(numpy.zeros((300, 300, 3), "uint8"), (224, 224))
+before = peak()
+fit(numpy.zeros({(*shape, 3)}, "uint8"), (224, 224))
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert float(done.stdout) < 150
+
+
+@pytest.mark.parametrize("size", [8, (8,), (8, 8, 3), (0, 8), (8, -1), (8.0, 8), ("8", 8), None])
+def test_a_size_that_is_none_is_refused(size):
+    with pytest.raises(ValueError, match=r"`size` must be \(height, width\).*Received: size="):
+        Preprocessing().fit(random_pixels(9, 9, 3), size)
+
+
+# Fitting tensors
+
+
+@pytest.mark.parametrize("shape", [(20, 31, 3), (20, 31, 1), (20, 31, 4), (20, 31)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_array_a_picture_and_a_tensor_are_fitted_alike(shape, channels):
+    pixels = random_pixels(*shape)
+    preprocessing = Preprocessing(interpolation="bicubic", crop=0.9)
+    expected = preprocessing.fit(pixels, (13, 11), channels)
+    picture = Image.fromarray(pixels[..., 0] if shape[-1] == 1 else pixels)
+    np.testing.assert_array_equal(preprocessing.fit(picture, (13, 11), channels), expected)
+    for tensor in (tf.constant(pixels), tf.Variable(pixels)):
+        fitted = preprocessing.fit(tensor, (13, 11), channels)
+        assert tf.is_tensor(fitted)
+        assert fitted.dtype == tf.uint8
+        np.testing.assert_array_equal(fitted, expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_are_fitted_inside_a_pipeline_with_a_static_shape(channels):
+    images = [random_pixels(h, w, 3) for h, w in ((20, 30), (31, 9), (12, 10))]
+    preprocessing = Preprocessing(crop=0.875)
+    dataset = tf.data.Dataset.from_generator(
+        lambda: iter(images), output_signature=tf.TensorSpec((None, None, 3), tf.uint8)
+    ).map(lambda image: preprocessing.fit(image, (12, 10), channels))
+    assert dataset.element_spec == tf.TensorSpec((12, 10, channels), tf.uint8)
+    for image, fitted in zip(images, dataset, strict=True):
+        np.testing.assert_array_equal(fitted, preprocessing.fit(image, (12, 10), channels))
+
+
+def test_images_are_fitted_inside_a_tf_function():
+    pixels = random_pixels(20, 31, 3)
+    fit = tf.function(lambda image: Preprocessing().fit(image, (8, 9)))
+    np.testing.assert_array_equal(fit(tf.constant(pixels)), Preprocessing().fit(pixels, (8, 9)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32", "string"])
+def test_a_tensor_that_is_not_uint8_is_refused(dtype):
+    tensor = tf.zeros((4, 4, 3), dtype) if dtype != "string" else tf.constant("image.png")
+    with pytest.raises(TypeError, match=rf"uint8.*Received: dtype={dtype}"):
+        Preprocessing().fit(tensor, (4, 4))
+    dataset = tf.data.Dataset.from_tensors(tensor)
+    with pytest.raises(TypeError, match=rf"uint8.*Received: dtype={dtype}"):
+        dataset.map(lambda image: Preprocessing().fit(image, (4, 4)))
+
+
+def test_a_tensor_of_another_shape_is_refused():
+    batch = tf.constant(random_pixels(2, 4, 4, 3))
+    with pytest.raises(ValueError, match=r"Received: shape=\(2, 4, 4, 3\)"):
+        Preprocessing().fit(batch, (4, 4))
+    mapped = tf.data.Dataset.from_tensors(batch).map(lambda x: Preprocessing().fit(x, (4, 4)))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"Received: shape=\(2, 4, 4, 3\)"):
+        list(mapped)
 
 
 sides = st.integers(1, 80)

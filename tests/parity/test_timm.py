@@ -1,0 +1,67 @@
+"""Every network that timm has too: the same function of its weights, loaded from its file."""
+
+import peers
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+import keras_resnet
+from keras_resnet.weights import catalog
+
+HEIGHT, WIDTH = 75, 97  # odd sizes: every padding and every rounding shows
+
+# All of timm's that are a row of our table, and a relative of each further kind.
+NAMES = [name for name, (_, changes) in catalog.TIMM.items() if not changes] + [
+    "resnet50_gn",
+    "resnet50c",
+    "resnet50s",
+    "resnet26",
+    "resnext50d_32x4d",
+]
+
+
+def theirs(name, **options):
+    torch.manual_seed(0)
+    return peers.randomized(timm.create_model(name, pretrained=False, **options))
+
+
+def values(network, pixels, levels):
+    with torch.no_grad():
+        x = peers.torch_input(pixels)
+        last, features = network.forward_intermediates(x, indices=range(1, 5))
+        logits = network.forward_head(last)
+    maps = dict(zip(levels, map(peers.from_torch, features), strict=True))
+    return maps | {"output": logits.numpy()}
+
+
+def ours(architecture, network, tmp_path, **options):
+    file = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(network.state_dict(), file)
+    return keras_resnet.create_model(
+        architecture,
+        weights=file,
+        input_shape=(HEIGHT, WIDTH, 3),
+        classifier_activation=None,
+        **options,
+    )
+
+
+def compared(name, tmp_path, **options):
+    network = theirs(name, **options)
+    model = ours(catalog.from_timm(name), network, tmp_path, **options)
+    pixels = peers.images(HEIGHT, WIDTH)
+    return peers.largest_difference(
+        peers.outputs_of(model, pixels), values(network, pixels, model.architecture.levels)
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_and_features_are_those_of_timm(name, tmp_path):
+    assert compared(name, tmp_path) <= peers.TOLERANCE
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet50d", "resnetblur50"])
+def test_dilated_networks_are_those_of_timm(name, output_stride, tmp_path):
+    assert compared(name, tmp_path, output_stride=output_stride) <= peers.TOLERANCE
