@@ -24,7 +24,7 @@ test: $(VENV)/.installed
 # The builders need no TensorFlow: the same comparisons and tests of shapes pass on JAX.
 parity: $(VENV)/.parity
 	$(BIN)/python -m pytest -n 2 --dist load tests/parity
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist load $(JAX_TESTS)
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist load -m 'not large' $(JAX_TESTS)
 
 generate: $(VENV)/.installed
 	$(BIN)/python tests/generate.py

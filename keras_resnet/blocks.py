@@ -14,7 +14,7 @@ from typing import Any, Literal
 import keras
 
 from keras_resnet.architecture import Shortcut
-from keras_resnet.layers import BlurPool, ZeroPadShortcut
+from keras_resnet.layers import BlurPool, FanOutNormal, ZeroPadShortcut
 
 Tensor = Any  # keras.KerasTensor while a model is built; Keras ships no types
 
@@ -60,8 +60,7 @@ class Toolkit:
         """A convolution: `(batch, h, w, c)` to `(batch, ceil(h / stride), ceil(w / stride),
         filters)`.
 
-        Initialized as in He et al. 2015, "Delving Deep into Rectifiers": normal, with variance 2
-        over the fan-out.
+        Its kernel starts from `FanOutNormal`.
 
         A grouped convolution has no gradient on TensorFlow's CPU; Keras compiles it with XLA there,
         which trains, slowly, under a strategy too.
@@ -94,9 +93,7 @@ class Toolkit:
             dilation_rate=dilation,
             groups=groups,
             use_bias=self.conv_bias == "all" or (bare and self.conv_bias == "bare"),
-            kernel_initializer="zeros"
-            if zero
-            else keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
+            kernel_initializer="zeros" if zero else FanOutNormal(),
             dtype=self.dtype,
             name=name,
         )(x)

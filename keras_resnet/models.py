@@ -637,7 +637,8 @@ Args:
     class_names: names to remember, one per class.
     dtype: a Keras dtype policy, e.g. `"mixed_bfloat16"`; None for the global one.
     shortcut: the paper's option `"A"`, `"B"` or `"C"`, or `"none"` for a plain network.
-    norm: `"batch"`, or `"group"` for group normalization (32 groups), which knows no statistics.
+    norm: `"batch"`, or `"group"` for group normalization (32 groups), which needs no statistics of
+        the batch. TensorFlow Lite has no 8-bit form of it, so exports to int8 are refused.
     norm_momentum: decay of the moving statistics of batch normalization.
     norm_epsilon: addition to the variance in the normalization.
     zero_init_residual: start every block as the identity.

@@ -1,9 +1,38 @@
-"""Makes `peers`, the module beside this file, importable."""
+"""Makes `peers`, the module beside this file, importable, and sums up what was measured."""
 
 import importlib.util
 import sys
+from collections import defaultdict
 from pathlib import Path
 
+import pytest
+
 _spec = importlib.util.spec_from_file_location("peers", Path(__file__).with_name("peers.py"))
-sys.modules["peers"] = _peers = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_peers)
+sys.modules["peers"] = peers = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(peers)
+
+
+@pytest.fixture
+def assert_same(record_property):
+    """Compares a network's outputs, by name, with its peer's; the figure goes into the summary."""
+
+    def compare(ours, theirs):
+        difference = peers.largest_difference(ours, theirs)
+        record_property("difference", difference)
+        assert difference <= peers.TOLERANCE
+
+    return compare
+
+
+def pytest_terminal_summary(terminalreporter):
+    found = defaultdict(list)
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            if name == "difference":
+                file, _, test = report.nodeid.partition("::")
+                found[Path(file).stem.removeprefix("test_")].append((value, test))
+    for peer, values in sorted(found.items()):
+        largest, test = max(values)
+        terminalreporter.write_line(
+            f"{peer}: {len(values)} comparisons, largest difference {largest:.1e} ({test})"
+        )

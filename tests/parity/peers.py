@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 import torch
 
 import keras_resnet
@@ -13,6 +14,16 @@ _operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tenso
 _operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 TOLERANCE = 1e-4  # of the largest magnitude of what is compared
+
+
+def sized(value, name: str | None):
+    """A parameter of a test, marked `large` if the network of that name has over 40 M weights."""
+    is_large = name is not None and keras_resnet.get_counts(name).parameters > 40e6
+    return pytest.param(value, marks=pytest.mark.large) if is_large else value
+
+
+def by_depth(template: str, *depths: int) -> list:
+    return [sized(depth, template.format(depth)) for depth in depths]
 
 
 def randomized(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:

@@ -81,14 +81,14 @@ def features_of(network, pixels):
     return {k: peers.from_torch(v[0] if isinstance(v, tuple) else v) for k, v in found.items()}
 
 
-def compared(architecture, network, size):
+def both(architecture, network, size):
     network = peers.randomized(network)
     model = keras_resnet.create_model(
         architecture, input_shape=(*size, 3), classifier_activation=None
     )
     transplanted(model, network)
     pixels = peers.images(*size)
-    return peers.largest_difference(peers.outputs_of(model, pixels), features_of(network, pixels))
+    return peers.outputs_of(model, pixels), features_of(network, pixels)
 
 
 def row(name, **changes):
@@ -134,25 +134,25 @@ CIFAR = {
 
 
 @pytest.mark.parametrize("name", CIFAR)
-def test_networks_for_cifar_are_those_of_pytorchcv(name):
+def test_networks_for_cifar_are_those_of_pytorchcv(name, assert_same):
     architecture, network = CIFAR[name]
     # Their head pools 8 x 8 pixels, so the size is the one that they are made for.
-    assert compared(architecture, network(), (32, 32)) <= peers.TOLERANCE
+    assert_same(*both(architecture, network(), (32, 32)))
 
 
-@pytest.mark.parametrize("depth", [50, 101, 152])
-def test_v1_is_that_of_pytorchcv(depth):
+@pytest.mark.parametrize("depth", peers.by_depth("resnet{}", 50, 101, 152))
+def test_v1_is_that_of_pytorchcv(depth, assert_same):
     network = resnet.get_resnet(blocks=depth, conv1_stride=True)
     network.features.final_pool = torch.nn.AdaptiveAvgPool2d(1)
-    assert compared(row(f"resnet{depth}"), network, (75, 97)) <= peers.TOLERANCE
+    assert_same(*both(row(f"resnet{depth}"), network, (75, 97)))
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152, 200])
-def test_pre_activation_is_that_of_pytorchcv(depth):
+@pytest.mark.parametrize("depth", peers.by_depth("resnet{}_preact", 18, 34, 50, 101, 152, 200))
+def test_pre_activation_is_that_of_pytorchcv(depth, assert_same):
     network = preresnet.get_preresnet(blocks=depth, conv1_stride=False)
     network.features.final_pool = torch.nn.AdaptiveAvgPool2d(1)
     # Theirs normalizes twice, behind the stem and in front of the first block. The paper does it
     # once, "right after conv1", so the second is made to do nothing.
     first = network.features.stage1.unit1.body.conv1
     first.bn = torch.nn.Identity()
-    assert compared(row(f"resnet{depth}_preact"), network, (75, 97)) <= peers.TOLERANCE
+    assert_same(*both(row(f"resnet{depth}_preact"), network, (75, 97)))
