@@ -376,18 +376,22 @@ def _info(options: argparse.Namespace) -> int:
     import_tensorflow()
     from keras_resnet.counting import count
     from keras_resnet.models import create_model
+    from keras_resnet.weights.catalog import public_weights
 
     size = options.input_size or row.input_size
+    weights = public_weights(row.name)
     stages = count(create_model(row, input_shape=(size, size, 3), classes=options.classes))
     totals = {
         key: sum(getattr(stage, key) for stage in stages)
         for key in ("parameters", "statistics", "multiply_adds")
     }
     if options.json:
-        description = {"architecture": row.to_dict(), "input_size": size}
+        description = {"architecture": row.to_dict(), "input_size": size, "weights": weights}
         print(json.dumps({**description, "stages": [vars(s) for s in stages], "total": totals}))
         return 0
     print(f"{row.name}, input {size} x {size} x 3: {row.source}")
+    if weights:
+        print(f"weights: {', '.join(weights)}")
     body = [
         (
             stage.stage,

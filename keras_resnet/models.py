@@ -25,11 +25,12 @@ from keras_resnet.architecture import (
     Shortcut,
     get_architecture,
 )
+from keras_resnet.files import atomic_file
 from keras_resnet.layers import BlurPool
 from keras_resnet.preprocessing import Preprocessing
 
-ARCHITECTURE_KEY = "keras_resnet.architecture"
-"""Attribute of a `.weights.h5` file that holds the architecture, as JSON."""
+RECORD = "keras_resnet"
+"""Where a `.weights.h5` file says what it is of: architecture, preprocessing, classes, as JSON."""
 
 # Options of a builder that change its row of the table; their defaults are the row's values.
 _OVERRIDES = (
@@ -73,14 +74,27 @@ class ResidualNetwork(keras.Model):
         self.preprocessing = preprocessing
         self.class_names = None if class_names is None else tuple(class_names)
 
-    def save_weights(self, filepath: str | os.PathLike[str], overwrite: bool = True) -> None:
-        """Keras's `save_weights`; a `.weights.h5` file also says which architecture it is of."""
-        super().save_weights(filepath, overwrite=overwrite)
-        if self.architecture is not None and os.fspath(filepath).endswith(".weights.h5"):
-            import h5py
+    def save_weights(
+        self, filepath: str | os.PathLike[str], overwrite: bool = True, **options: Any
+    ) -> None:
+        """Keras's `save_weights`; a `.weights.h5` file also says what it is of."""
+        if not os.fspath(filepath).endswith(".weights.h5") or self.architecture is None:
+            super().save_weights(filepath, overwrite=overwrite, **options)
+            return
+        import h5py
 
-            with h5py.File(filepath, "r+") as file:
-                file.attrs[ARCHITECTURE_KEY] = json.dumps(self.architecture.to_dict())
+        head = next((layer for layer in self.layers if layer.name == "logits"), None)
+        record = {
+            "architecture": self.architecture.to_dict(),
+            "preprocessing": self.preprocessing and self.preprocessing.to_dict(),
+            "class_names": self.class_names and list(self.class_names),
+            "classes": None if head is None else head.units,
+            "channels": self.inputs[0].shape[-1],
+        }
+        with atomic_file(filepath, force=overwrite) as path:
+            super().save_weights(path, **options)
+            with h5py.File(path, "r+") as file:
+                file[RECORD] = json.dumps(record)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -117,7 +131,7 @@ def create_model(name: str | Architecture, **arguments: Any) -> ResidualNetwork:
 
 def feature_model(
     network: str | Architecture | ResidualNetwork,
-    levels: Sequence[str] = ("C2", "C3", "C4", "C5"),
+    levels: Sequence[str] | None = None,
     **arguments: Any,
 ) -> ResidualNetwork:
     """The multi-scale features that detectors and segmenters build upon.
@@ -131,36 +145,51 @@ def feature_model(
     Args:
         network: a registry name, an `Architecture`, or a ready model, whose layers are then shared,
             e.g. one of `from_pretrained`.
-        levels: which stages, in any order.
-        **arguments: the builder's, for a name, e.g. `weights` or `output_stride`.
+        levels: which stages, in any order; None for all, `("C2", "C3", "C4", "C5")` but in a CIFAR
+            network.
+        **arguments: the builder's, for a name, e.g. `weights` or `output_stride`; none that is
+            about the classifier.
 
     Returns:
         A model from `(batch, height, width, channels)` to a dictionary of feature maps
         `(batch, h, w, c)`, in the order of `levels`.
 
     Raises:
-        ValueError: for a level that the network has not, or arguments beside a ready model.
+        ValueError: for a level that the network has not, arguments of the classifier, or arguments
+            beside a ready model.
     """
-    if isinstance(network, keras.Model):
-        model = network
-        if arguments:
-            raise ValueError(
-                "A ready model takes no arguments of a builder. "
-                f"Received: a {type(network).__name__} and {sorted(arguments)}"
-            )
+    is_ready = isinstance(network, keras.Model)
+    out_of_place = set(arguments) & {
+        "include_top",
+        "pooling",
+        "classes",
+        "classifier_activation",
+        "class_names",
+    }
+    if out_of_place or (is_ready and arguments):
+        raise ValueError(
+            "A feature model has no classifier, and a ready model is built already. "
+            f"Received: {', '.join(sorted(out_of_place or arguments))}"
+        )
+    if is_ready:
+        architecture = getattr(network, "architecture", None)
     else:
         architecture = network if isinstance(network, Architecture) else get_architecture(network)
-        _check_levels(architecture, levels)
-        model = create_model(architecture, include_top=False, **arguments)
-    if not isinstance(model.architecture, Architecture):
-        raise ValueError("Argument `network` must know its architecture.")
-    _check_levels(model.architecture, levels)
-    outputs = {
-        level: model.get_layer(_level_layer(model.architecture, level)).output for level in levels
-    }
+    if architecture is None:
+        raise ValueError(
+            "Argument `network` must be a model of this package. "
+            f"Received: a {type(network).__name__} named {network.name!r}"
+        )
+    levels = architecture.levels if levels is None else levels
+    _check_levels(architecture, levels)
+    model = network if is_ready else create_model(architecture, include_top=False, **arguments)
+    layers = {layer.name: layer for layer in model.layers}
+    names = {level: _level_layer(architecture, level) for level in levels}
+    if missing := [level for level in levels if names[level] not in layers]:
+        raise ValueError(f"The model {model.name!r} ends before {missing[0]}. Received: {levels=}")
     return ResidualNetwork(
         model.inputs[0] if len(model.inputs) == 1 else model.inputs,
-        outputs,
+        {level: layers[name].output for level, name in names.items()},
         name=f"{model.name}_features",
         architecture=model.architecture,
         preprocessing=model.preprocessing,
@@ -193,23 +222,33 @@ def freeze(model: ResidualNetwork, up_to: str | None = None, *, norm: bool = Tru
 
     Args:
         model: a model of this package.
-        up_to: the last level to freeze, e.g. `"C3"`: the stem and every stage up to that one;
-            `"stem"` for the stem alone, None for nothing.
+        up_to: the last level to freeze, e.g. `"C3"`: the stem, what stands in front of it, and
+            every stage up to that one; `"stem"` for the stem alone, None for nothing.
         norm: whether to freeze the batch normalizations of the whole network besides.
 
     Raises:
         ValueError: for a level that the network has not.
     """
-    levels = ("stem", *model.architecture.levels) if model.architecture else ()
+    if not isinstance(getattr(model, "architecture", None), Architecture):
+        raise ValueError(
+            "Argument `model` must be a model of this package, not one around it. "
+            f"Received: a {type(model).__name__} named {model.name!r}"
+        )
+    levels = ("stem", *model.architecture.levels)
     if up_to is not None and up_to not in levels:
         raise ValueError(
             f"Argument `up_to` must be None or one of {list(levels)}. Received: up_to={up_to!r}"
         )
     frozen = levels[: levels.index(up_to) + 1] if up_to is not None else ()
+    in_front = True  # layers that the network was built upon come before its stem
     for layer in model.layers:
+        in_front = in_front and not layer.name.startswith("stem_")
         is_norm = isinstance(layer, keras.layers.BatchNormalization)
-        if stage_of(layer.name) in frozen or (norm and is_norm):
+        stage = "stem" if in_front else stage_of(layer.name)
+        if stage in frozen or (norm and is_norm):
             layer.trainable = False
+    # A compiled step remembers what it trained.
+    model.train_function = None
 
 
 def stage_of(layer_name: str) -> str:

@@ -20,6 +20,7 @@ def _load(name):
 
 
 servers = _load("servers")  # from here on, tests can import it by that name
+_load("foreign")
 
 
 @pytest.fixture

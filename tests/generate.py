@@ -8,6 +8,7 @@ minutes). The table in README.md.
 """
 
 import inspect
+import itertools
 import json
 import re
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 import keras_resnet
 from keras_resnet import architecture
 from keras_resnet.counting import count
-from keras_resnet.weights.catalog import TIMM, TIMM_TAGS, public_weights
+from keras_resnet.weights.catalog import public_weights
 
 ROOT = Path(__file__).parent.parent
 STUB = ROOT / "keras_resnet" / "__init__.pyi"
@@ -104,12 +105,10 @@ def table() -> str:
 
 def _weights(name: str) -> list[str]:
     """Repositories that differ in their training tag alone are one entry."""
-    found = [f"`{n}`" for n in public_weights(name) if n.startswith("imagenet/")]
-    for theirs, (ours, changes) in TIMM.items():
-        tags = TIMM_TAGS.get(theirs, ())
-        if ours == name and not changes and tags:
-            several = f"`timm/{theirs}.*` ({len(tags)})"
-            found.append(several if len(tags) > 1 else f"`timm/{theirs}.{tags[0]}`")
+    found = []
+    for network, names in itertools.groupby(public_weights(name), lambda n: n.split(".")[0]):
+        first, *others = names
+        found.append(f"`{network}.*` ({1 + len(others)})" if others else f"`{first}`")
     return found
 
 

@@ -1,6 +1,7 @@
 """The command keras-resnet, as a user and a program meet it."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -108,10 +109,30 @@ class TestList:
         assert names == ["plain18", "plain34", *(f"plain{d}" for d in (20, 32, 44, 56, 110))]
 
     def test_json_can_be_read_by_a_program(self, capsys):
-        _, out, _ = run(capsys, "list", "resnet50*", "--json")
+        _, out, _ = run(capsys, "list", "resnet50_v*", "--json")
         rows = json.loads(out)
-        assert [row["builder"] for row in rows] == ["ResNet50", "ResNet50V1_5"]
-        assert rows[1]["stride_on"] == "3x3"
+        assert [row["builder"] for row in rows] == ["ResNet50V1_5", "ResNet50V2"]
+        row = rows[0]
+        assert row["stride_on"] == "3x3"
+        assert row["parameters"] == 25_557_032
+        assert round(row["gmacs"], 3) == 4.089
+        assert row["input_size"] == 224
+        assert row["source"].startswith("Goyal et al. 2017")
+        assert "timm/resnet50.a1_in1k" in row["weights"]
+        assert rows[1]["weights"] == ["imagenet/resnet50_v2"]
+
+    def test_a_person_reads_sizes_and_the_number_of_public_weights(self, capsys):
+        _, out, _ = run(capsys, "list", "resnet50_v1_5")
+        cells = re.split(r"\s{2,}", out.splitlines()[1])
+        assert cells[:7] == [
+            "resnet50_v1_5",
+            "ResNet50V1_5",
+            "25,557,032",
+            "4.089",
+            "224",
+            "1000",
+            "19",
+        ]
 
     def test_nothing_found_is_a_failure(self, capsys):
         status, _, err = run(capsys, "list", "vgg*")
@@ -126,6 +147,12 @@ class TestInfo:
         assert out.splitlines()[-1].split() == ["total", "269,722", "1,376", "40,551,040"]
         stages = [line.split()[0] for line in out.splitlines()[2:]]
         assert stages == ["stem", "C2", "C3", "C4", "head", "total"]
+
+    def test_it_names_the_public_weights(self, capsys):
+        _, out, _ = run(capsys, "info", "resnet18")
+        assert "weights: timm/resnet18.a1_in1k, " in out
+        _, out, _ = run(capsys, "info", "resnet18", "--json")
+        assert "timm/resnet18.tv_in1k" in json.loads(out)["weights"]
 
     def test_json_and_another_size(self, capsys):
         _, out, _ = run(capsys, "info", "resnet18", "--input-size", "64", "--json")
@@ -202,18 +229,18 @@ class TestTheWholePath:
         assert "bytes" in out
 
     def test_a_rejected_export_is_status_1_and_leaves_nothing(self, capsys, run_dir, tmp_path):
-        grey = tmp_path / "grey"
+        black = tmp_path / "black"
         for name in ("blue", "red"):
-            (grey / name).mkdir(parents=True)
+            (black / name).mkdir(parents=True)
             for i in range(2):
-                Image.new("RGB", (32, 32), (128, 128, 128)).save(grey / name / f"{i}.png")
+                Image.new("RGB", (32, 32)).save(black / name / f"{i}.png")
         status, out, err = run(
-            capsys, "export", run_dir, "--out", tmp_path / "b", "--calibration", f"folder:{grey}"
+            capsys, "export", run_dir, "--out", tmp_path / "b", "--calibration", f"folder:{black}"
         )
         assert status == 1
         assert "REJECTED" in out
         assert "nothing was written" in err
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["grey"]
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["black"]
 
     def test_verify(self, capsys, bundle):
         status, out, _ = run(capsys, "verify", bundle)

@@ -6,7 +6,9 @@ import keras
 import pytest
 
 import keras_resnet
+from keras_resnet.architecture import get_counts
 from keras_resnet.counting import count
+from keras_resnet.layers import BlurPool
 
 # Billions of multiply-adds at 224 x 224 pixels.
 IMAGENET_GMACS = {
@@ -18,6 +20,43 @@ IMAGENET_GMACS = {
     "resnet101_v1_5": "7.801",
     "resnet152": "11.282",
     "resnet152_v1_5": "11.514",
+    # pytorchcv's PreResNet, by PyTorch's FlopCounterMode, which sees convolutions and products.
+    "resnet18_preact": "1.814",
+    "resnet34_preact": "3.664",
+    "resnet50_preact": "4.089",
+    "resnet101_preact": "7.801",
+    "resnet152_preact": "11.514",
+    "resnet200_preact": "15.007",
+    # keras.applications, by the shapes of its convolutions' kernels and outputs.
+    "resnet50_v2": "3.482",
+    "resnet101_v2": "7.194",
+    "resnet152_v2": "10.907",
+    # timm 1.0.31, by FlopCounterMode.
+    "resnet18d": "2.054",
+    "resnet34d": "3.903",
+    "resnet50d": "4.329",
+    "resnet101d": "8.041",
+    "resnet152d": "11.753",
+    "resnet200d": "15.247",
+    "resnext50_32x4d": "4.230",
+    "resnext101_32x8d": "16.414",
+    "resnext101_64x4d": "15.460",
+    "wide_resnet50_2": "11.398",
+    "wide_resnet101_2": "22.753",
+    "seresnet18": "1.814",
+    "seresnet34": "3.664",
+    "seresnet50": "4.092",
+    "seresnet101": "7.806",
+    "seresnet152": "11.520",
+    "seresnext50_32x4d": "4.233",
+    "ecaresnet50d": "4.329",
+    "resnetblur50": "5.133",
+    # The same, at the sizes of table 7 of Bello et al. 2021: 160, 192 and 256.
+    "resnetrs50": "2.279",
+    "resnetrs101": "6.012",
+    "resnetrs152": "15.528",
+    "resnetrs200": "20.093",
+    "resnetrs270": "26.950",
 }
 
 # Table 1 of He et al. 2015, which rounds some figures and cuts others short.
@@ -36,7 +75,20 @@ CIFAR_MMACS = {
     "resnet44": "97.17",
     "resnet56": "125.49",
     "resnet110": "252.89",
+    # As much work as behind the sum.
+    "resnet110_preact": "252.89",
+    # pytorchcv, by FlopCounterMode.
+    "resnext29_8x64d": "5387.27",
+    "wrn_16_8": "1548.15",
+    "wrn_28_10": "5243.33",
+    "wrn_40_2": "327.60",
 }
+
+
+def shapes_of(name, **arguments):
+    """A network whose weights have shapes but no values, which is all that is counted."""
+    with keras.StatelessScope(initialize_variables=False):
+        return keras_resnet.create_model(name, **arguments)
 
 
 def multiply_adds(model):
@@ -53,25 +105,27 @@ def assert_counts_every_parameter(model):
 
 @pytest.mark.parametrize("name", IMAGENET_GMACS)
 def test_an_imagenet_network_does_the_published_work(name):
-    model = keras_resnet.create_model(name)
+    model = shapes_of(name)
     gmacs = multiply_adds(model) / 1e9
     assert f"{gmacs:.3f}" == IMAGENET_GMACS[name]
     assert [stage.stage for stage in count(model)] == ["stem", "C2", "C3", "C4", "C5", "head"]
     assert_counts_every_parameter(model)
+    assert get_counts(name).multiply_adds == multiply_adds(model)
     if name in PAPER_GFLOPS:
         assert PAPER_GFLOPS[name] in (round(gmacs, 1), math.floor(10 * gmacs) / 10)
 
 
 @pytest.mark.parametrize("name", CIFAR_MMACS)
 def test_a_cifar_network_does_the_published_work(name):
-    model = keras_resnet.create_model(name)
+    model = shapes_of(name)
     assert f"{multiply_adds(model) / 1e6:.2f}" == CIFAR_MMACS[name]
     assert [stage.stage for stage in count(model)] == ["stem", "C2", "C3", "C4", "head"]
     assert_counts_every_parameter(model)
+    assert get_counts(name).multiply_adds == multiply_adds(model)
 
 
 def test_the_stages_of_resnet50_are_those_of_the_paper():
-    stages = count(keras_resnet.ResNet50())
+    stages = count(shapes_of("resnet50"))
     assert {stage.stage: stage.output_shape for stage in stages} == {
         "stem": (56, 56, 64),
         "C2": (56, 56, 256),
@@ -89,7 +143,7 @@ def test_the_stages_of_resnet50_are_those_of_the_paper():
 
 
 def test_the_stages_of_resnet20_are_those_of_the_paper():
-    stages = count(keras_resnet.ResNet20())
+    stages = count(shapes_of("resnet20"))
     assert {stage.stage: stage.output_shape for stage in stages} == {
         "stem": (32, 32, 16),
         "C2": (32, 32, 16),
@@ -138,6 +192,50 @@ def test_a_grouped_convolution_costs_its_share():
     grouped = keras.Model(image, keras.layers.Conv2D(6, 3, groups=2, name="stem_conv")(image))
     assert multiply_adds(whole) == 6 * 6 * 9 * 4 * 6
     assert multiply_adds(grouped) == multiply_adds(whole) // 2
+
+
+def test_a_dilated_convolution_costs_as_much_as_another():
+    image = keras.Input((8, 8, 4))
+    options = {"padding": "same", "name": "stem_conv"}
+    dense = keras.Model(image, keras.layers.Conv2D(6, 3, **options)(image))
+    dilated = keras.Model(image, keras.layers.Conv2D(6, 3, dilation_rate=2, **options)(image))
+    assert multiply_adds(dilated) == multiply_adds(dense) == 8 * 8 * 9 * 4 * 6
+
+
+def test_a_blur_costs_nine_multiplications_a_value():
+    image = keras.Input((9, 8, 4))
+    model = keras.Model(image, BlurPool(2, name="stem_pool")(image))
+    assert multiply_adds(model) == 5 * 4 * 4 * 9
+
+
+def test_attention_costs_its_products():
+    plain, squeezed, efficient = (
+        {stage.stage: stage.multiply_adds for stage in count(shapes_of(row))}
+        for row in (
+            keras_resnet.get_architecture("resnet50_v1_5").replace(attention=kind)
+            for kind in ("none", "se", "eca")
+        )
+    )
+    # In 3, 4, 6 and 3 blocks. To a sixteenth of the channels and back; and 3 to 7 neighbors each.
+    blocks = {"C2": (3, 256, 5), "C3": (4, 512, 5), "C4": (6, 1024, 5), "C5": (3, 2048, 7)}
+    for stage, (number, channels, size) in blocks.items():
+        assert squeezed[stage] - plain[stage] == number * 2 * channels * (channels // 16)
+        assert efficient[stage] - plain[stage] == number * channels * size
+    for stage in ("stem", "head"):
+        assert plain[stage] == squeezed[stage] == efficient[stage]
+
+
+def test_what_follows_the_last_stage_of_a_preactivated_network_belongs_to_its_head():
+    stages = {stage.stage: stage for stage in count(shapes_of("resnet18_preact"))}
+    # A normalization of 512 channels and the classifier.
+    assert stages["head"].parameters == 2 * 512 + 512 * 1000 + 1000
+    assert stages["head"].statistics == 2 * 512
+    assert stages["C5"].output_shape == (7, 7, 512)
+
+
+def test_states_of_random_generators_are_not_counted():
+    dropping = count(shapes_of("resnet8", dropout=0.5, block_dropout=0.5, stochastic_depth=0.5))
+    assert dropping == count(shapes_of("resnet8"))
 
 
 def test_a_network_without_a_head_ends_in_its_last_stage():

@@ -5,9 +5,11 @@ import shutil
 
 import h5py
 import keras
+import ml_dtypes  # noqa: F401 - teaches numpy the name bfloat16
 import numpy as np
 import pytest
 import safetensors.numpy
+from foreign import published_form, state_dict
 
 import keras_resnet
 from keras_resnet import Preprocessing, WeightsError, imagenet
@@ -17,42 +19,6 @@ IMAGENET = Preprocessing.named("imagenet")
 
 
 # Files in other people's form, made from our own models.
-
-TORCH_WEIGHTS = {
-    "kernel": "weight",
-    "bias": "bias",
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-}
-
-
-def torch_name(layer):
-    """torchvision's name of our layer, for the networks that are used here."""
-    if layer.startswith("stem_"):
-        return {"conv": "conv1", "norm": "bn1"}[layer.removeprefix("stem_")]
-    if layer == "logits":
-        return "fc"
-    stage, block, *rest = layer.split("_")
-    place = f"layer{int(stage[5:]) - 1}.{int(block[5:]) - 1}"
-    part = {"shortcut_conv": "downsample.0", "shortcut_norm": "downsample.1"}.get("_".join(rest))
-    return f"{place}.{part or rest[0].replace('norm', 'bn')}"
-
-
-def state_dict(model):
-    arrays = {}
-    for layer in model.layers:
-        for weight in layer.weights:
-            value = keras.ops.convert_to_numpy(weight)
-            if weight.name == "kernel":
-                value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
-            key = f"{torch_name(layer.name)}.{TORCH_WEIGHTS[weight.name]}"
-            arrays[key] = np.ascontiguousarray(value)
-            if weight.name == "moving_mean":
-                count = np.array(3, np.int64)
-                arrays[key.replace("running_mean", "num_batches_tracked")] = count
-    return arrays
 
 
 def safetensors_file(path, arrays):
@@ -113,6 +79,15 @@ def test_a_torchvision_file_loads(resnet18, resnet18_file):
     assert loaded.class_names is None  # a thousand classes may be any thousand
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_a_file_of_another_precision_loads(dtype, resnet20, tmp_path):
+    arrays = {k: v.astype(dtype) for k, v in state_dict(resnet20).items() if v.dtype != np.int64}
+    loaded = keras_resnet.ResNet20(weights=safetensors_file(tmp_path / "m.safetensors", arrays))
+    for variable, value in zip(loaded.weights, values(resnet20), strict=True):
+        expected = value.astype(dtype).astype(np.float32)
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(variable), expected)
+
+
 @pytest.mark.parametrize("prefix", ["", "module.", "module.module."])
 @pytest.mark.parametrize("head", ["linear", "fc"])
 def test_a_cifar_file_in_the_common_form_loads(prefix, head, resnet20, tmp_path):
@@ -141,7 +116,8 @@ def test_weights_serve_a_dilated_and_a_headless_network(resnet18, resnet18_file)
     np.testing.assert_array_equal(outputs(keras_resnet.ResNet18(**options)), whole_map(whole))
     dilated = keras_resnet.ResNet18(**options, output_stride=8)
     assert dilated.output_shape == (None, 8, 8, 512)
-    np.testing.assert_array_equal(values(dilated)[0], values(resnet18)[0])
+    for ours, theirs in zip(values(dilated), values(resnet18), strict=False):  # but the head
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def whole_map(model):
@@ -233,6 +209,15 @@ def test_a_file_without_a_head_needs_skip_head(resnet20, tmp_path):
         (lambda a: a.pop("layer1.0.bn1.weight"), "lacks|missing"),
         (lambda a: a.pop("layer1.0.conv1.weight"), "must be named as"),
         (lambda a: a.pop("conv1.weight"), "missing"),
+        (lambda a: a.pop("fc.bias"), "lacks a part of resnet20: logits's bias"),
+        (lambda a: a.update({"linear.weight": a["fc.weight"]}), "more than one array"),
+        (lambda a: a.update({"module.conv1.weight": a["conv1.weight"]}), "more than one array"),
+        (lambda a: a.update({"fc.weight": np.full((), 3, "f")}), "2 to 4 axes"),
+        (lambda a: a.update({"fc.weight": a["fc.weight"].astype(bool)}), "floating-point"),
+        (lambda a: a.update({"bn1.bias": np.ones(16, np.int32)}), "floating-point"),
+        (lambda a: a.update({"conv1.bias": np.ones(1, "f")}), r"bias of shape \(1,\)"),
+        (lambda a: a.update({"layer20000000.0.conv1.weight": a["conv1.weight"]}), "layer2000000"),
+        (lambda a: a.update({"layer5.0.conv1.weight": a["conv1.weight"]}), "missing"),
         (dict.clear, "must be named as"),
     ],
 )
@@ -253,7 +238,7 @@ def test_a_truncated_file_is_refused(resnet20, tmp_path):
 def test_a_file_that_is_something_else_is_refused(name, tmp_path):
     (tmp_path / name).write_bytes(b"This is no model at all." * 50)
     before = values(model := keras_resnet.ResNet8())
-    with pytest.raises(ValueError, match="Not a"):
+    with pytest.raises(WeightsError, match="Not a"):
         keras_resnet.load_weights(model, tmp_path / name)
     assert_untouched(model, before)
 
@@ -264,7 +249,17 @@ def test_a_file_of_an_unknown_kind_names_those_that_are_known(tmp_path):
         keras_resnet.ResNet8(weights=tmp_path / "model.onnx")
 
 
-@pytest.mark.parametrize("source", ["nowhere.safetensors", "no/such/place", "resnet50", ""])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "nowhere.safetensors",
+        "no/such/place",
+        "weights/model.safetensors",
+        "weights/model.bin",
+        "resnet50",
+        "",
+    ],
+)
 def test_a_source_that_is_not_there_is_named(source):
     with pytest.raises(FileNotFoundError, match="'imagenet/resnet50' or 'timm/") as caught:
         keras_resnet.ResNet8(weights=source)
@@ -312,16 +307,18 @@ def test_our_own_files_load_and_know_their_architecture(name, resnet20, tmp_path
     refused(keras_resnet.ResNet32(), file, "is for resnet20, not for resnet32")
 
 
-def test_our_own_file_brings_preprocessing_and_names(tmp_path):
+@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
+def test_our_own_file_brings_preprocessing_and_names(name, tmp_path):
     names = [f"class {n}" for n in range(10)]
-    model = keras_resnet.ResNet8(preprocessing=IMAGENET, class_names=names)
-    model.save(tmp_path / "model.keras")
-    loaded = keras_resnet.ResNet8(weights=tmp_path / "model.keras")
+    model, file = keras_resnet.ResNet8(preprocessing=IMAGENET, class_names=names), tmp_path / name
+    model.save(file) if name.endswith(".keras") else model.save_weights(file)
+    loaded = keras_resnet.ResNet8(weights=file)
     assert loaded.preprocessing == IMAGENET
     assert loaded.class_names == tuple(names)
     own = Preprocessing(mean=1.0, std=2.0)
-    assert keras_resnet.ResNet8(weights=tmp_path / "model.keras", preprocessing=own)
-    keras_resnet.load_weights(loaded, tmp_path / "model.keras", preprocessing=own)
+    mine = keras_resnet.ResNet8(weights=file, preprocessing=own)
+    assert mine.preprocessing == own
+    keras_resnet.load_weights(loaded, file, preprocessing=own)
     assert loaded.preprocessing == own
 
 
@@ -330,7 +327,7 @@ def test_the_head_of_our_own_files_can_be_skipped(name, tmp_path):
     model, file = randomized(keras_resnet.ResNet8(classes=4)), tmp_path / name
     model.save(file) if name.endswith(".keras") else model.save_weights(file)
     other = keras_resnet.ResNet8()
-    refused(other, file, "4" if name.endswith(".keras") else "Not weights of resnet8")
+    refused(other, file, "it has 4 classes, the model 10; skip_head=True")
     head = values(other)[-2:]
     keras_resnet.load_weights(other, file, skip_head=True)
     for now, then in zip(values(other)[-2:], head, strict=True):
@@ -338,12 +335,16 @@ def test_the_head_of_our_own_files_can_be_skipped(name, tmp_path):
     np.testing.assert_array_equal(values(other)[0], values(model)[0])
 
 
-def test_the_head_of_a_file_that_does_not_say_what_it_is_cannot_be_skipped(resnet20, tmp_path):
+def test_a_file_that_does_not_say_what_it_is_of_fits_or_not(resnet20, tmp_path):
     file = tmp_path / "model.weights.h5"
     keras.Model.save_weights(resnet20, file)
-    refused(keras_resnet.ResNet20(), file, "says what it is of", skip_head=True)
-    loaded = keras_resnet.ResNet20(weights=file)
+    loaded = keras_resnet.ResNet20()
+    head = values(loaded)[-2:]
+    keras_resnet.load_weights(loaded, file, skip_head=True)
+    np.testing.assert_array_equal(values(loaded)[-2], head[0])
+    keras_resnet.load_weights(loaded, file)
     np.testing.assert_array_equal(outputs(loaded), outputs(resnet20))
+    refused(keras_resnet.ResNet20(classes=3), file, "Not weights of resnet20", skip_head=True)
 
 
 def test_a_truncated_file_of_our_own_changes_nothing(resnet20, tmp_path):
@@ -354,21 +355,96 @@ def test_a_truncated_file_of_our_own_changes_nothing(resnet20, tmp_path):
     refused(keras_resnet.ResNet20(), file, "Not weights of resnet20")
 
 
+@pytest.mark.parametrize("skip_head", [False, True])
+def test_a_damaged_file_of_our_own_is_refused_whole(skip_head, resnet20, tmp_path):
+    file = tmp_path / "model.weights.h5"
+    resnet20.save_weights(file)
+    with h5py.File(file, "r+") as content:
+        del content["layers/batch_normalization_3/vars/0"]
+    refused(keras_resnet.ResNet20(), file, "Not weights of resnet20", skip_head=skip_head)
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
+def test_our_own_files_serve_another_epsilon(name, tmp_path):
+    model, file = randomized(keras_resnet.ResNet20(classifier_activation=None)), tmp_path / name
+    model.save(file) if name.endswith(".keras") else model.save_weights(file)
+    other = keras_resnet.ResNet20(classifier_activation=None, norm_epsilon=1e-3, weights=file)
+    expected = outputs(model)
+    np.testing.assert_allclose(outputs(other), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_the_optimizer_is_left_alone(tmp_path):
+    model = keras_resnet.ResNet8()
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(np.zeros((4, 32, 32, 3), "f"), np.zeros(4), verbose=0)
+    model.save_weights(tmp_path / "model.weights.h5")
+    model.fit(np.zeros((4, 32, 32, 3), "f"), np.zeros(4), verbose=0)
+    before = [keras.ops.convert_to_numpy(v) for v in model.optimizer.variables]
+    keras_resnet.load_weights(model, tmp_path / "model.weights.h5")
+    for now, then in zip(model.optimizer.variables, before, strict=True):
+        np.testing.assert_array_equal(keras.ops.convert_to_numpy(now), then)
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5", "torch"])
+def test_a_feature_model_takes_its_part_of_a_file(name, resnet20, tmp_path):
+    file = tmp_path / name
+    if name == "torch":
+        file = safetensors_file(tmp_path / "model.safetensors", state_dict(resnet20))
+    elif name.endswith(".keras"):
+        resnet20.save(file)
+    else:
+        resnet20.save_weights(file)
+    part = keras_resnet.feature_model("resnet20", ["C2", "C3"])
+    keras_resnet.load_weights(part, file)
+    for ours, theirs in zip(values(part), values(resnet20), strict=False):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_feature_model_of_a_pre_activation_network_does_too(tmp_path):
+    row = keras_resnet.get_architecture("resnet110_preact").replace(blocks=(2, 2, 2))
+    whole = randomized(keras_resnet.create_model(row))
+    whole.save(tmp_path / "model.keras")
+    part = keras_resnet.feature_model(row)
+    keras_resnet.load_weights(part, tmp_path / "model.keras")
+    for ours, theirs in zip(values(part), values(whole), strict=False):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_layers_in_front_of_the_network_are_left_alone(resnet20, tmp_path):
+    file = safetensors_file(tmp_path / "model.safetensors", state_dict(resnet20))
+    inputs = keras.Input((32, 32, 1))
+    adapter = keras.layers.Conv2D(3, 1, name="adapter")
+    model = keras_resnet.ResNet20(input_tensor=adapter(inputs), weights=file)
+    np.testing.assert_array_equal(values(model)[2], values(resnet20)[0])
+
+
+def test_one_block_per_stage_makes_option_b_the_same_as_c(tmp_path):
+    row = keras_resnet.get_architecture("resnet50_v1_5").replace(
+        name="small", blocks=(1, 1, 1, 1), widths=(4, 8, 8, 8)
+    )
+    model = randomized(keras_resnet.create_model(row, input_shape=(32, 32, 3)))
+    file = safetensors_file(tmp_path / "model.safetensors", state_dict(model))
+    loaded = keras_resnet.create_model(row, input_shape=(32, 32, 3), weights=file)
+    np.testing.assert_array_equal(outputs(loaded), outputs(model))
+
+
+def test_saving_weights_replaces_a_file_whole_or_not_at_all(tmp_path):
+    file, model = tmp_path / "model.weights.h5", keras_resnet.ResNet8()
+    model.save_weights(file)
+    with pytest.raises(FileExistsError, match="exists already"):
+        model.save_weights(file, overwrite=False)
+    randomized(model).save_weights(file)
+    np.testing.assert_array_equal(outputs(keras_resnet.ResNet8(weights=file)), outputs(model))
+    assert [p.name for p in tmp_path.iterdir()] == ["model.weights.h5"]
+
+
 # The files of keras.applications, from a server on this machine.
 
 
-def published_h5(path, name, include_top=True):
-    """A file like those of keras.applications, from their network."""
-    network = getattr(keras.applications, name)(
-        weights=None, include_top=include_top, input_shape=(64, 64, 3)
-    )
-    network.save(path.with_suffix(".whole.h5"))
-    with h5py.File(path.with_suffix(".whole.h5")) as whole, h5py.File(path, "w") as alone:
-        for key, value in whole["model_weights"].attrs.items():
-            alone.attrs[key] = value
-        for key in whole["model_weights"]:
-            whole.copy(f"model_weights/{key}", alone, key)
-    return network
+def published_resnet50(directory, **options):
+    """keras.applications' ResNet-50, and its file in the published form."""
+    network = keras.applications.ResNet50(weights=None, input_shape=(64, 64, 3), **options)
+    return network, published_form(network, directory)
 
 
 @pytest.fixture
@@ -392,8 +468,8 @@ def keras_server(file_server, monkeypatch, tmp_path):
 
 
 def test_imagenet_weights_come_from_keras_applications(keras_server, tmp_path):
-    theirs = published_h5(tmp_path / "published.h5", "ResNet50")
-    keras_server((tmp_path / "published.h5").read_bytes())
+    theirs, file = published_resnet50(tmp_path)
+    keras_server(file.read_bytes())
     for loaded in (
         keras_resnet.ResNet50(weights="imagenet", input_shape=(64, 64, 3)),
         keras_resnet.from_pretrained("imagenet/resnet50", input_shape=(64, 64, 3)),
@@ -413,6 +489,44 @@ def test_imagenet_weights_come_from_keras_applications(keras_server, tmp_path):
     again = keras_resnet.load_model(tmp_path / "kept.keras")
     assert again.preprocessing == kept.preprocessing
     assert again.architecture == kept.architecture
+
+
+def test_a_network_without_a_classifier_takes_the_file_without_one(keras_server, tmp_path):
+    _, file = published_resnet50(tmp_path, include_top=False)
+    keras_server(file.read_bytes())
+    keras_resnet.ResNet50(weights="imagenet", include_top=False)
+    (asked,) = {log.path for log in keras_server.server.gets}
+    assert asked.endswith("_notop.h5")
+
+
+def test_another_name_than_the_models_own_is_another_network(keras_server, tmp_path):
+    _, file = published_resnet50(tmp_path)
+    keras_server(file.read_bytes())
+    model = keras_resnet.ResNet101(input_shape=(32, 32, 3))
+    refused(model, "imagenet/resnet50", "is for resnet50, not for resnet101")
+
+
+@pytest.mark.parametrize("harm", ["external", "soft", "huge", "strings", "group"])
+def test_a_file_that_is_made_to_harm_is_refused(harm, tmp_path):
+    _, published = published_resnet50(tmp_path, include_top=False)
+    with h5py.File(published, "r+") as file:
+        layer = file["conv1_conv"]
+        (kernel, *_) = layer.attrs["weight_names"]
+        group, name = layer[kernel].parent, layer[kernel].name.split("/")[-1]
+        shape = layer[kernel].shape
+        del group[name]
+        if harm == "external":
+            group[name] = h5py.ExternalLink("/etc/hostname", "/x")
+        elif harm == "soft":
+            group[name] = h5py.SoftLink("/conv1_bn")
+        elif harm == "huge":
+            group.create_dataset(name, (2**20, 2**24), "f")
+        elif harm == "strings":
+            group.create_dataset(name, data=np.full(shape, b"1"))
+        else:
+            group.create_group(name)
+    model = keras_resnet.ResNet50(include_top=False)
+    refused(model, published, "refers to|no array|too small|floating-point")
 
 
 def test_a_published_file_with_a_wrong_hash_is_not_loaded(keras_server, monkeypatch):
@@ -505,6 +619,9 @@ def test_a_local_directory_has_the_same_form(resnet18, resnet18_file, tmp_path):
         ({"architecture": None}, "cannot be loaded"),
         ({"architecture": ["resnet18"]}, "cannot be loaded"),
         ({"architecture": "resnet34"}, "is for resnet18, not for resnet34"),
+        ({"model_args": {"act_layer": "silu"}}, "model_args.*silu"),
+        ({"global_pool": "max"}, "global_pool.*'max'"),
+        ({"label_names": [1] * 1000}, "label_names"),
         ({"pretrained_cfg": 3}, "pretrained_cfg"),
         ({"pretrained_cfg": {**CONFIG["pretrained_cfg"], "crop_mode": "squash"}}, "crop_mode"),
         ({"pretrained_cfg": {**CONFIG["pretrained_cfg"], "input_size": [3, "a"]}}, "input_size"),
@@ -514,6 +631,32 @@ def test_a_configuration_that_cannot_be_right_is_refused(changes, match, resnet1
     directory = repository(tmp_path / "mine", resnet18_file, **changes)
     with pytest.raises(ValueError, match=match):
         keras_resnet.from_pretrained(directory)
+
+
+def test_a_network_with_the_same_arrays_is_told_apart_by_its_configuration(tmp_path):
+    model = keras_resnet.ResNet50V1_5(input_shape=(32, 32, 3))
+    file = safetensors_file(tmp_path / "model.safetensors", state_dict(model))
+    directory = repository(tmp_path / "mine", file, architecture="resnetblur50")
+    refused(model, directory, "is for resnetblur50, not for resnet50_v1_5")
+    blurred = keras_resnet.from_pretrained(directory, input_shape=(32, 32, 3))
+    assert blurred.architecture.antialias
+
+
+def test_a_thousand_classes_of_somebody_are_not_those_of_imagenet(fake_hub, resnet18_file):
+    repository(fake_hub.root / "me" / "mine", resnet18_file)
+    assert keras_resnet.from_pretrained("me/mine").class_names is None
+
+
+def test_weights_without_a_classifier_start_a_new_one_or_none(resnet18, tmp_path):
+    arrays = {k: v for k, v in state_dict(resnet18).items() if not k.startswith("fc.")}
+    file = safetensors_file(tmp_path / "model.safetensors", arrays)
+    directory = repository(tmp_path / "mine")
+    shutil.move(file, directory / "model.safetensors")
+    with pytest.raises(WeightsError, match="give `include_top=False`, or `classes`"):
+        keras_resnet.from_pretrained(directory)
+    assert keras_resnet.from_pretrained(directory, classes=3).output_shape == (None, 3)
+    features = keras_resnet.from_pretrained(directory, include_top=False)
+    assert features.input_shape == (None, None, None, 3)
 
 
 def test_a_directory_that_lacks_a_file_says_which(resnet18_file, tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -33,24 +34,24 @@ class Checkpoint:
             wants them.
         traits: what the file says of its architecture: attributes of an `Architecture`.
         epsilon: the addition to the variance of batch normalization that the weights are for.
-        preprocessing: what the network expects of its input.
+        preprocessing: what the network expects of its input, or None if not known.
+        class_names: names in the order of the outputs, or None if not known.
+        candidates: registry names of the architectures that the file may be for.
     """
 
     layout: str
     layers: Layers
     traits: dict[str, Any]
     epsilon: float
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None = None
+    class_names: tuple[str, ...] | None = None
+    candidates: tuple[str, ...] = ()
 
     @property
     def classes(self) -> int | None:
         """Outputs of the classifier, or None if the file has none."""
-        head = self.layers.get("logits")
-        return None if head is None or "kernel" not in head else head["kernel"].shape[-1]
-
-    def candidates(self) -> list[str]:
-        """Registry names of the architectures that the file may be for."""
-        return [name for name, row in ARCHITECTURES.items() if not _differences(self.traits, row)]
+        kernel = self.layers.get("logits", {}).get("kernel")
+        return None if kernel is None or kernel.ndim != 2 else kernel.shape[-1]
 
 
 def recognize(arrays: Arrays) -> Checkpoint:
@@ -59,7 +60,7 @@ def recognize(arrays: Arrays) -> Checkpoint:
     Raises:
         WeightsError: if no layout fits, or if there are keys that it does not know.
     """
-    stripped = {re.sub(r"^(module\.)+", "", key): value for key, value in arrays.items()}
+    stripped = _unique((re.sub(r"^(module\.)+", "", key), value) for key, value in arrays.items())
     if "layer1.0.conv1.weight" in stripped:
         return _from_torch(stripped)
     if "conv1_conv/kernel" in stripped:
@@ -105,9 +106,27 @@ _PROJECTIONS: dict[str, Renames] = {
 }
 
 
+def _unique(items: Iterable[tuple[str, np.ndarray]]) -> Arrays:
+    """A dictionary, unless two arrays of a file have one name here."""
+    arrays: Arrays = {}
+    for key, value in items:
+        if key in arrays:
+            raise WeightsError(f"The file has more than one array for the same place: {key}")
+        arrays[key] = value
+    return arrays
+
+
+def _put(layers: Layers, layer: str, weight: str, value: np.ndarray) -> None:
+    if weight in layers.setdefault(layer, {}):
+        raise WeightsError(
+            f"The file has more than one array for the same place: {layer}'s {weight}"
+        )
+    layers[layer][weight] = value
+
+
 def _torch_place(key: str) -> str:
     """`layer1.0.conv1.weight` to `stage2_block1.conv1.weight`."""
-    match = re.match(r"layer(\d+)\.(\d+)\.", key)
+    match = re.match(r"layer([1-9])\.(0|[1-9]\d{0,2})\.", key)
     if match is None:
         return key
     return f"stage{int(match[1]) + 1}_block{int(match[2]) + 1}.{key[match.end() :]}"
@@ -115,7 +134,7 @@ def _torch_place(key: str) -> str:
 
 def _from_torch(arrays: Arrays) -> Checkpoint:
     """torchvision, timm, and the usual CIFAR networks: v1.5, epsilon 1e-5, kernels OIHW."""
-    arrays = {_torch_place(key): value for key, value in arrays.items()}
+    arrays = _unique((_torch_place(key), value) for key, value in arrays.items())
     pooled = any(
         value.ndim == 4 and re.fullmatch(_PROJECTION + r"1\.weight", key)
         for key, value in arrays.items()
@@ -131,11 +150,11 @@ def _from_torch(arrays: Arrays) -> Checkpoint:
         layer = _renamed(table, path)
         if layer is None:
             raise WeightsError(_unknown(TORCH_NAME, key))
-        layers.setdefault(layer, {}).update(_torch_weight(layer, weight, value, key))
+        _put(layers, layer, *_torch_weight(layer, weight, value, key))
     traits = _traits(layers)
     if traits["block"] == "bottleneck":
         traits["stride_on"] = "3x3"
-    if traits["shortcut"] is not Shortcut.A:
+    if traits.get("shortcut") is not Shortcut.A:
         traits["projection"] = projection
     crop = 1.0 if traits["stem"] == "cifar" else 0.875
     return Checkpoint(
@@ -147,22 +166,22 @@ def _from_torch(arrays: Arrays) -> Checkpoint:
     )
 
 
-def _torch_weight(layer: str, weight: str, value: np.ndarray, key: str) -> dict[str, np.ndarray]:
+def _torch_weight(layer: str, weight: str, value: np.ndarray, key: str) -> tuple[str, np.ndarray]:
     """One array under Keras's name and in Keras's shape."""
     if weight in ("running_mean", "running_var"):
-        return {"moving_mean" if weight == "running_mean" else "moving_variance": value}
+        return "moving_mean" if weight == "running_mean" else "moving_variance", value
     if weight == "bias":
-        return {"beta" if "norm" in layer else "bias": value}
+        return "beta" if "norm" in layer else "bias", value
     if weight != "weight":
         raise WeightsError(_unknown(TORCH_NAME, key))
     if "norm" in layer:
-        return {"gamma": value}
-    if layer == "logits":
-        return {"kernel": value.reshape(value.shape[:2]).T}
-    axes = {4: (2, 3, 1, 0), 3: (2, 1, 0)}.get(value.ndim)
+        return "gamma", value
+    if layer == "logits" and value.ndim == 4 and value.shape[2:] == (1, 1):
+        value = value[:, :, 0, 0]
+    axes = {4: (2, 3, 1, 0), 3: (2, 1, 0), 2: (1, 0)}.get(value.ndim)
     if axes is None:
-        raise WeightsError(f"A kernel must have 3 or 4 axes. Received: {key} of {value.shape}")
-    return {"kernel": value.transpose(axes)}
+        raise WeightsError(f"A kernel must have 2 to 4 axes. Received: {key} of {value.shape}")
+    return "kernel", value.transpose(axes)
 
 
 _KERAS: Renames = [
@@ -186,7 +205,7 @@ def _from_keras(arrays: Arrays) -> Checkpoint:
         layer = _renamed(_KERAS, path)
         if layer is None:
             raise WeightsError(_unknown(KERAS_NAME, key))
-        layers.setdefault(layer, {})[weight] = value
+        _put(layers, layer, weight, value)
     traits = _traits(layers)
     is_v2 = traits["pre_activation"]
     traits |= {
@@ -237,9 +256,10 @@ def _block_traits(layers: Layers) -> dict[str, Any]:
     places = {
         (int(m[1]), int(m[2])) for name in layers if (m := re.match(r"stage(\d+)_block(\d+)", name))
     }
-    blocks = tuple(
-        sum(stage == n for n, _ in places) for stage in range(2, max(s for s, _ in places) + 1)
-    )
+    stages = sorted({stage for stage, _ in places})
+    blocks = tuple(sum(stage == n for n, _ in places) for stage in stages)
+    if stages != list(range(2, 2 + len(stages))):
+        raise ValueError(f"stages {stages}")
     first = "stage2_block1_"
     is_bottleneck = f"{first}conv3" in layers
     last = "conv3" if is_bottleneck else "conv2"
@@ -262,15 +282,16 @@ def _block_traits(layers: Layers) -> dict[str, Any]:
         traits |= {"attention": "se", "se_ratio": inner / outer}
     elif f"{first}eca_conv" in layers:
         traits["attention"] = "eca"
-    projections = sum(name.endswith("shortcut_conv") for name in layers)
-    everywhere = projections == sum(blocks)
-    traits["shortcut"] = (
-        Shortcut.A if projections == 0 else Shortcut.C if everywhere else Shortcut.B
-    )
+    projections = {name for name in layers if name.endswith("shortcut_conv")}
+    if not projections:
+        traits["shortcut"] = Shortcut.A
+    elif max(blocks) > 1:  # else every block is the first of its stage, and B is C
+        elsewhere = any("_block1_" not in name for name in projections)
+        traits["shortcut"] = Shortcut.C if elsewhere else Shortcut.B
     return traits
 
 
-def _differences(traits: dict[str, Any], architecture: Architecture) -> dict[str, tuple[Any, Any]]:
+def differences(traits: dict[str, Any], architecture: Architecture) -> dict[str, tuple[Any, Any]]:
     """Attributes on which a file and an architecture disagree: `{name: (file's, ours)}`."""
     ours = {name: getattr(architecture, name) for name in traits}
     if "stem_channels" in ours:
@@ -280,12 +301,15 @@ def _differences(traits: dict[str, Any], architecture: Architecture) -> dict[str
 
 def check_architecture(checkpoint: Checkpoint, architecture: Architecture) -> None:
     """Raises `WeightsError`, naming the variant that the file is for, unless it is this one."""
-    differences = _differences(checkpoint.traits, architecture)
-    if not differences:
+    found = differences(checkpoint.traits, architecture)
+    if not found:
         return
-    what_for = " or ".join(checkpoint.candidates()) or "a network that is not in the table"
-    name, (theirs, ours) = next(iter(differences.items()))
-    others = f", and {len(differences) - 1} more differences" if len(differences) > 1 else ""
+    candidates = checkpoint.candidates or [
+        name for name, row in ARCHITECTURES.items() if not differences(checkpoint.traits, row)
+    ]
+    what_for = " or ".join(candidates) or "a network that is not in the table"
+    name, (theirs, ours) = next(iter(found.items()))
+    others = f", and {len(found) - 1} more differences" if len(found) > 1 else ""
     raise WeightsError(
         f"The file ({checkpoint.layout}) is for {what_for}, not for {architecture.name}. "
         f"Received: {name}={_plain(theirs)!r} where the model has {_plain(ours)!r}{others}"
@@ -294,6 +318,11 @@ def check_architecture(checkpoint: Checkpoint, architecture: Architecture) -> No
 
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Shortcut) else value
+
+
+def is_our_name(layer: str) -> bool:
+    """Whether a layer's name is one that the builders give."""
+    return re.match(r"stem_|stage\d+_block\d+_|post_norm$|logits$", layer) is not None
 
 
 # What an architecture may differ in without needing other weights.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
 import warnings
-from collections.abc import Sequence
+import zipfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,9 @@ import keras
 import numpy as np
 
 from keras_resnet.architecture import Architecture, get_architecture
-from keras_resnet.models import ARCHITECTURE_KEY, ResidualNetwork, create_model, load_model
+from keras_resnet.models import RECORD, ResidualNetwork, create_model, load_model, stage_of
 from keras_resnet.preprocessing import Preprocessing, timm_input_shape
-from keras_resnet.weights import catalog, layouts
+from keras_resnet.weights import layouts, sources
 from keras_resnet.weights.layouts import Checkpoint, Layers
 from keras_resnet.weights.reading import Arrays, WeightsError, read_arrays
 
@@ -36,7 +39,8 @@ def load_weights(
 
     The layout is recognized from the names in the file, and the variant is checked: the file is
     loaded whole or, if anything does not fit, not at all. Biases in front of a normalization and
-    another epsilon move into its statistics, exactly.
+    another epsilon move into its statistics, exactly. A model without a classifier, or one that
+    ends at an earlier stage, takes its part of the file. The optimizer is left alone.
 
     Args:
         model: a model of this package.
@@ -54,17 +58,17 @@ def load_weights(
         FileNotFoundError: if there is no such file.
     """
     architecture = _architecture_of(model)
-    path, config = _locate(source, architecture, progress)
-    if path.name.endswith(".weights.h5"):
-        _load_own(model, architecture, path, skip_head)
-        model.preprocessing = model.preprocessing if preprocessing is None else preprocessing
-        return
-    checkpoint, class_names = _read(path, config)
-    _assign(model, architecture, checkpoint, skip_head)
-    model.preprocessing = checkpoint.preprocessing if preprocessing is None else preprocessing
     has_head = any(layer.name == "logits" for layer in model.layers)
-    if has_head and not skip_head and class_names is not None:
-        model.class_names = tuple(class_names)
+    found = sources.locate(
+        source, network=architecture.name, include_top=has_head, progress=progress
+    )
+    checkpoint = _read(found, model)
+    _assign(model, architecture, checkpoint, skip_head)
+    preprocessing = preprocessing or checkpoint.preprocessing
+    if preprocessing is not None:
+        model.preprocessing = preprocessing
+    if has_head and not skip_head and checkpoint.class_names is not None:
+        model.class_names = checkpoint.class_names
 
 
 def from_pretrained(
@@ -98,24 +102,38 @@ def from_pretrained(
         DownloadError: an `OSError`: if they cannot be fetched, and are not in the cache.
     """
     text = os.fspath(name)
-    row = get_architecture(text.removeprefix("imagenet/")) if _is_imagenet(text) else None
-    path, config = _locate(text, row, progress, revision=revision, include_top=include_top)
-    checkpoint, class_names = _read(path, config)
-    architecture = row or _architecture_in(config, text)
-    preprocessing = options.pop("preprocessing", None) or checkpoint.preprocessing
+    found = sources.locate(text, include_top=include_top, revision=revision, progress=progress)
+    row = sources.imagenet_name(text) if found.is_imagenet else None
+    architecture = get_architecture(row) if row is not None else found.architecture
+    if architecture is None:
+        raise WeightsError(
+            "To build a network from a file of weights alone, say which: "
+            "keras_resnet.create_model(name, weights=file); a .keras file opens with "
+            f"keras_resnet.load_model. Received: {text!r}, without a config.json that names its "
+            "architecture"
+        )
+    checkpoint = _read(found, None)
     fresh_head = classes is not None and classes != checkpoint.classes
-    if input_shape is None and config is not None and include_top:
-        input_shape = timm_input_shape(config)
-    if fresh_head or not include_top:
-        class_names = None
+    if include_top and checkpoint.classes is None and classes is None:
+        raise WeightsError(
+            "The weights have no classifier: give `include_top=False`, or `classes` to start one. "
+            f"Received: {text!r}"
+        )
+    if input_shape is None and found.config is not None:
+        height, width, channels = timm_input_shape(found.config)
+        input_shape = (height, width, channels) if include_top else (None, None, channels)
+    keeps_names = include_top and not fresh_head
+    settings = {
+        "preprocessing": checkpoint.preprocessing,
+        "class_names": checkpoint.class_names if keeps_names else None,
+        **options,
+    }
     model = create_model(
         architecture,
         include_top=include_top,
         classes=classes or checkpoint.classes or architecture.classes,
         input_shape=input_shape,
-        preprocessing=preprocessing,
-        class_names=options.pop("class_names", class_names),
-        **options,
+        **settings,
     )
     _assign(model, _architecture_of(model), checkpoint, skip_head=fresh_head)
     return model
@@ -131,154 +149,167 @@ def _architecture_of(model: keras.Model) -> Architecture:
     return architecture
 
 
-# Where a source's file is.
-
-
-def _is_imagenet(source: str) -> bool:
-    return source.startswith("imagenet/") and not Path(source).exists()
-
-
-def _locate(
-    source: Source,
-    architecture: Architecture | None,
-    progress: bool,
-    *,
-    revision: str | None = None,
-    include_top: bool = True,
-) -> tuple[Path, dict[str, Any] | None]:
-    """A local path of the weights, and the `config.json` beside them, if there is one."""
-    text = os.fspath(source)
-    path = Path(text)
-    if text and path.is_dir():
-        return _in_directory(path)
-    if path.is_file():
-        return path, None
-    if architecture is not None and (text == "imagenet" or _is_imagenet(text)):
-        return _keras_file(architecture.name, include_top, progress), None
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and path.suffix not in (".h5", ".keras", ".pth"):
-        return _on_hub(text, revision, progress)
-    raise FileNotFoundError(
-        "No such file or directory of weights, and not the name of public ones, which look like "
-        f"'imagenet/resnet50' or 'timm/resnet50.a1_in1k'. Received: {text!r}"
-    )
-
-
-def _in_directory(directory: Path) -> tuple[Path, dict[str, Any] | None]:
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (directory / name).is_file():
-            config = directory / "config.json"
-            return directory / name, _read_config(config) if config.is_file() else None
-    raise FileNotFoundError(
-        "A directory of weights must hold model.safetensors (or pytorch_model.bin) and "
-        f"config.json. Received: {directory} with {sorted(p.name for p in directory.iterdir())[:9]}"
-    )
-
-
-def _on_hub(
-    repository: str, revision: str | None, progress: bool
-) -> tuple[Path, dict[str, Any] | None]:
-    from keras_resnet.weights.download import EntryMissingError, hub_file
-
-    config = _read_config(hub_file(repository, "config.json", revision=revision, progress=False))
-    options: dict[str, Any] = {"revision": revision, "progress": progress}
-    try:
-        return hub_file(repository, "model.safetensors", **options), config
-    except EntryMissingError:
-        # The PyTorch file is read by torch alone, without running what it may contain.
-        return hub_file(repository, "pytorch_model.bin", **options), config
-
-
-def _keras_file(name: str, include_top: bool, progress: bool) -> Path:
-    from keras_resnet.weights.download import cache_directory, download
-
-    try:
-        stem, *digests = catalog.KERAS_FILES[name]
-    except KeyError:
-        raise WeightsError(
-            "keras.applications has ImageNet weights for "
-            f"{', '.join(catalog.KERAS_FILES)}. Received: {name!r}"
-        ) from None
-    file = f"{stem}_weights_tf_dim_ordering_tf_kernels{'' if include_top else '_notop'}.h5"
-    return download(
-        catalog.KERAS_ADDRESS + file,
-        cache_directory() / file,
-        digest=f"md5:{digests[0 if include_top else 1]}",
-        progress=progress,
-    )
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WeightsError(f"Not a JSON file: {path} ({error})") from error
-    if not isinstance(config, dict):
-        raise WeightsError(f"A config.json must hold an object. Received: {path}")
-    return config
-
-
 # What a file holds.
 
 
-def _read(path: Path, config: dict[str, Any] | None) -> tuple[Checkpoint, Sequence[str] | None]:
-    """The content of a file under our names, and its class names if they are known."""
-    if path.suffix == ".keras":
-        return _read_keras_model(path)
-    checkpoint = layouts.recognize(read_arrays(path))
-    return _configured(checkpoint, config), _names_of_classes(checkpoint, config)
+def _read(found: sources.Found, model: keras.Model | None) -> Checkpoint:
+    """The content of a file under our names; `model` is the one that asks, if there is one."""
+    with _one_error(found.path):
+        if found.path.name.endswith(".weights.h5"):
+            return _read_own_weights(found.path, model)
+        if found.path.suffix == ".keras":
+            return _read_keras_model(found)
+        checkpoint = layouts.recognize(read_arrays(found.path))
+        return _described(checkpoint, found)
 
 
-def _read_keras_model(path: Path) -> tuple[Checkpoint, Sequence[str] | None]:
-    saved = load_model(path)
-    weights: Layers = {
-        layer.name: {v.name: keras.ops.convert_to_numpy(v) for v in layer.weights}
-        for layer in saved.layers
-        if layer.weights
+@contextlib.contextmanager
+def _one_error(path: Path) -> Iterator[None]:
+    """Whatever a parser raises on a damaged or hostile file becomes a `WeightsError`."""
+    try:
+        yield
+    except (WeightsError, FileNotFoundError, PermissionError, ModuleNotFoundError):
+        raise
+    except (
+        ArithmeticError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        MemoryError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise WeightsError(f"Not a file of weights that can be read: {path} ({error})") from error
+
+
+def _described(checkpoint: Checkpoint, found: sources.Found) -> Checkpoint:
+    """With what a `config.json`, or the place where the file was found, says besides."""
+    names = found.class_names(checkpoint.classes)
+    if names is not None:
+        checkpoint = dataclasses.replace(checkpoint, class_names=tuple(names))
+    architecture = found.architecture
+    if architecture is None:
+        return checkpoint
+    layouts.check_architecture(checkpoint, architecture)
+    return dataclasses.replace(
+        checkpoint,
+        preprocessing=found.preprocessing,
+        # Two networks may have the same arrays, as one that blurs and one that does not.
+        traits=layouts.architecture_traits(architecture),
+        candidates=(architecture.name,),
+    )
+
+
+def _read_keras_model(found: sources.Found) -> Checkpoint:
+    saved = load_model(found.path)
+    if getattr(saved, "architecture", None) is not None:
+        return _checkpoint_of(saved, saved.architecture, saved.preprocessing, saved.class_names)
+    # Of keras.applications, perhaps.
+    arrays: Arrays = {
+        f"{layer}/{weight}": value
+        for layer, weights in _layers_of(saved).items()
+        for weight, value in weights.items()
     }
-    architecture = getattr(saved, "architecture", None)
-    if architecture is None:  # of keras.applications, perhaps
-        arrays: Arrays = {f"{a}/{b}": v for a, layer in weights.items() for b, v in layer.items()}
-        checkpoint = layouts.recognize(arrays)
-        return checkpoint, _names_of_classes(checkpoint, None)
-    checkpoint = Checkpoint(
+    return _described(layouts.recognize(arrays), found)
+
+
+def _read_own_weights(path: Path, model: keras.Model | None) -> Checkpoint:
+    """A `.weights.h5` file: Keras reads it by the order of the layers, so into a twin.
+
+    The twin is of the model that asks or, if that does not fit, of what the file says it is of.
+    """
+    record = _record_in(path)
+    twins = []
+    if model is not None:
+        twins.append(lambda: type(model).from_config(model.get_config()))
+    if record is not None:
+        twins.append(lambda: _twin_of(record))
+    reasons = []
+    for make_twin in twins:
+        twin = make_twin()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # Keras warns of parts that it does not find
+                twin.load_weights(path)
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            OSError,
+            EOFError,
+            RuntimeError,
+            UserWarning,
+        ) as error:
+            reasons.append(error)
+            continue
+        if record is None:
+            return _checkpoint_of(twin, twin.architecture, None, None)
+        preprocessing, names = record["preprocessing"], record["class_names"]
+        return _checkpoint_of(
+            twin,
+            Architecture.from_dict(record["architecture"]),
+            preprocessing and Preprocessing.from_dict(preprocessing),
+            names and tuple(names),
+        )
+    if not reasons:
+        raise WeightsError(f"The file does not say what it is of: {path}")
+    raise WeightsError(
+        f"Not weights of {getattr(model, 'name', 'a network of this package')}: {path} "
+        f"({reasons[0]})"
+    ) from reasons[0]
+
+
+def _record_in(path: Path) -> dict[str, Any] | None:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        if not isinstance(file.get(RECORD), h5py.Dataset):
+            return None
+        record: dict[str, Any] = json.loads(file[RECORD].asstr()[()])
+    return record
+
+
+def _twin_of(record: dict[str, Any]) -> ResidualNetwork:
+    classes = record["classes"]
+    return create_model(
+        Architecture.from_dict(record["architecture"]),
+        include_top=classes is not None,
+        classes=classes,
+        input_shape=(32, 32, record["channels"]),
+    )
+
+
+def _checkpoint_of(
+    model: keras.Model,
+    architecture: Architecture,
+    preprocessing: Preprocessing | None,
+    class_names: tuple[str, ...] | None,
+) -> Checkpoint:
+    return Checkpoint(
         layout="keras_resnet",
-        layers=weights,
+        layers=_layers_of(model),
         traits=layouts.architecture_traits(architecture),
         epsilon=architecture.norm_epsilon,
-        preprocessing=Preprocessing.from_model(saved),
+        preprocessing=preprocessing,
+        class_names=class_names,
+        candidates=(architecture.name,),
     )
-    return checkpoint, saved.class_names
 
 
-def _configured(checkpoint: Checkpoint, config: dict[str, Any] | None) -> Checkpoint:
-    if config is None:
-        return checkpoint
-    preprocessing = Preprocessing.from_timm_config(config)
-    return dataclasses.replace(checkpoint, preprocessing=preprocessing)
+def _layers_of(model: keras.Model) -> Layers:
+    def value_of(variable: Any) -> np.ndarray:
+        value = keras.ops.convert_to_numpy(variable)
+        return value if value.dtype == np.float64 else value.astype(np.float32)
 
-
-def _names_of_classes(
-    checkpoint: Checkpoint, config: dict[str, Any] | None
-) -> Sequence[str] | None:
-    names = (config or {}).get("label_names")
-    if isinstance(names, list) and len(names) == checkpoint.classes:
-        return [str(name) for name in names]
-    is_imagenet = checkpoint.layout == layouts.KERAS_NAME or config is not None
-    if is_imagenet and checkpoint.classes == 1000:
-        from keras_resnet import imagenet
-
-        return imagenet.class_names()
-    return None
-
-
-def _architecture_in(config: dict[str, Any] | None, source: str) -> Architecture:
-    if config is None:
-        raise WeightsError(
-            "To build a network from a file of weights alone, say which: "
-            "keras_resnet.create_model(name, weights=file). Received: "
-            f"{source!r}, without a config.json that names its architecture"
-        )
-    return catalog.from_timm(config.get("architecture", ""))
+    return {
+        layer.name: {variable.name: value_of(variable) for variable in layer.weights}
+        for layer in model.layers
+        if layer.weights
+    }
 
 
 # Into the model.
@@ -289,21 +320,32 @@ def _assign(
 ) -> None:
     """Gives every variable its value, after all of them are known to fit."""
     layouts.check_architecture(checkpoint, architecture)
-    ours = {layer.name: layer for layer in model.layers if layer.weights}
-    if skip_head:
-        ours.pop("logits", None)
-    if unknown := sorted(set(checkpoint.layers) - set(ours) - {"logits"}):
+    # A layer in front of the network, on which it was built (`input_tensor`), is not of the file.
+    ours = {x.name: x for x in model.layers if x.weights and layouts.is_our_name(x.name)}
+    there = {stage_of(name) for name in ours} | {"stem"}
+    if unknown := [
+        name
+        for name in sorted(set(checkpoint.layers) - set(ours))
+        if name not in ("logits", "post_norm") and stage_of(name) in there
+    ]:
         raise WeightsError(
             f"The file has layers that {architecture.name} has not. Received: {unknown[:4]}"
         )
+    if skip_head:
+        ours.pop("logits", None)
     theirs = _fitted(checkpoint, ours, architecture)
     values = [
-        (variable, _value_of(variable, name, theirs.get(name, {}), architecture.name))
+        (variable, _value_of(variable, name, theirs.get(name, {}), ours, architecture.name))
         for name, layer in ours.items()
         for variable in layer.weights
     ]
     for variable, value in values:
         variable.assign(value)
+
+
+def _norm_behind(name: str) -> str:
+    """The normalization that follows a convolution, if one does."""
+    return re.sub(r"conv(\d*)$", r"norm\1", name)
 
 
 def _fitted(checkpoint: Checkpoint, ours: dict[str, Any], architecture: Architecture) -> Layers:
@@ -312,16 +354,20 @@ def _fitted(checkpoint: Checkpoint, ours: dict[str, Any], architecture: Architec
     Batch normalization computes (x - mean) / sqrt(variance + epsilon): a bias in front of it is the
     same as a mean that is smaller by it, another epsilon the same as another variance.
     """
-    layers = {name: dict(weights) for name, weights in checkpoint.layers.items()}
+    layers = {
+        name: {weight: _checked(value, f"{name}'s {weight}") for weight, value in weights.items()}
+        for name, weights in checkpoint.layers.items()
+        if name in ours
+    }
     for name, weights in layers.items():
-        takes_bias = name not in ours or any(v.name == "bias" for v in ours[name].weights)
-        if "bias" in weights and not takes_bias:
-            norm = layers.get(name.replace("conv", "norm"), {})
-            if "moving_mean" not in norm:
+        if "bias" in weights and all(v.name != "bias" for v in ours[name].weights):
+            bias, norm = weights.pop("bias"), layers.get(_norm_behind(name), {})
+            if "moving_mean" not in norm or norm["moving_mean"].shape != bias.shape:
                 raise WeightsError(
-                    f"The file has a bias in {name}, which {architecture.name} has no place for"
+                    f"The file has a bias of shape {bias.shape} in {name}, which "
+                    f"{architecture.name} has no place for"
                 )
-            norm["moving_mean"] = norm["moving_mean"] - weights.pop("bias")
+            norm["moving_mean"] = norm["moving_mean"] - bias
     shift = checkpoint.epsilon - architecture.norm_epsilon
     if shift and architecture.norm == "group":
         raise WeightsError(
@@ -341,10 +387,21 @@ def _fitted(checkpoint: Checkpoint, ours: dict[str, Any], architecture: Architec
     return layers
 
 
-def _value_of(variable: Any, layer: str, theirs: dict[str, np.ndarray], network: str) -> np.ndarray:
+def _checked(value: np.ndarray, what: str) -> np.ndarray:
+    if not np.issubdtype(value.dtype, np.floating):
+        raise WeightsError(
+            f"Weights must be floating-point numbers. Received: {what}, {value.dtype}"
+        )
+    return value
+
+
+def _value_of(
+    variable: Any, layer: str, theirs: dict[str, np.ndarray], ours: dict[str, Any], network: str
+) -> np.ndarray:
     advice = "; skip_head=True leaves the classifier as it is" if layer == "logits" else ""
     value = theirs.get(variable.name)
-    if value is None and variable.name == "bias" and theirs:
+    is_normalized = _norm_behind(layer) in set(ours) - {layer}
+    if value is None and variable.name == "bias" and theirs and is_normalized:
         return np.zeros(variable.shape)  # no bias is a bias of zero
     if value is None:
         raise WeightsError(f"The file lacks a part of {network}: {layer}'s {variable.name}{advice}")
@@ -356,50 +413,3 @@ def _value_of(variable: Any, layer: str, theirs: dict[str, np.ndarray], network:
             f"shape {value.shape}, for one of shape {tuple(variable.shape)}"
         )
     return value
-
-
-def _load_own(model: keras.Model, architecture: Architecture, path: Path, skip_head: bool) -> None:
-    """A `.weights.h5` file, which Keras reads by the order of the layers alone."""
-    theirs = _recorded_architecture(path)
-    if theirs is not None:
-        checkpoint = Checkpoint(
-            layout="keras_resnet",
-            layers={},
-            traits=layouts.architecture_traits(theirs),
-            epsilon=theirs.norm_epsilon,
-            preprocessing=Preprocessing(),
-        )
-        layouts.check_architecture(checkpoint, architecture)
-    elif skip_head:
-        raise WeightsError(
-            "The head of a .weights.h5 file can only be skipped if the file says what it is of, as "
-            f"those that a keras_resnet model saves do. Received: {os.fspath(path)}"
-        )
-    before = [np.array(keras.ops.convert_to_numpy(v)) for v in model.weights]
-    head = [v for layer in model.layers if layer.name == "logits" for v in layer.weights]
-    kept = [np.array(keras.ops.convert_to_numpy(v)) for v in head]
-    try:
-        with warnings.catch_warnings():
-            # The architecture is the same, so the head is all that can be skipped, and it is meant.
-            warnings.simplefilter("ignore")
-            keras.Model.load_weights(model, path, skip_mismatch=skip_head)
-    except (ValueError, KeyError, TypeError, OSError, EOFError, RuntimeError) as error:
-        for variable, value in zip(model.weights, before, strict=True):
-            variable.assign(value)
-        raise WeightsError(
-            f"Not weights of {architecture.name}: {os.fspath(path)} ({error})"
-        ) from error
-    if skip_head:
-        for variable, value in zip(head, kept, strict=True):
-            variable.assign(value)
-
-
-def _recorded_architecture(path: Path) -> Architecture | None:
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            record = file.attrs.get(ARCHITECTURE_KEY)
-        return None if record is None else Architecture.from_dict(json.loads(record))
-    except (OSError, ValueError, TypeError) as error:
-        raise WeightsError(f"Not a file of weights: {os.fspath(path)} ({error})") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle  # for the name of an error alone
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ import numpy as np
 Arrays = dict[str, np.ndarray]
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
+H5_SUFFIXES = (".h5", ".hdf5")
+SUFFIXES = (".safetensors", ".keras", *TORCH_SUFFIXES, *H5_SUFFIXES)
+
+# Deflated weights are not much smaller than they are; a file that claims more is made to harm.
+_LARGEST_EXPANSION = 100
 
 
 class WeightsError(ValueError):
@@ -34,7 +40,7 @@ def read_arrays(path: Path) -> Arrays:
         return _read_safetensors(path)
     if path.suffix in TORCH_SUFFIXES:
         return _read_torch(path)
-    if path.suffix in (".h5", ".hdf5"):
+    if path.suffix in H5_SUFFIXES:
         return _read_h5(path)
     raise WeightsError(
         "A file of weights must be .safetensors, .pth, .h5, .weights.h5 or .keras. "
@@ -43,13 +49,18 @@ def read_arrays(path: Path) -> Arrays:
 
 
 def _read_safetensors(path: Path) -> Arrays:
+    import ml_dtypes  # noqa: F401 - teaches numpy the name bfloat16
     import safetensors
     import safetensors.numpy
 
     try:
-        return safetensors.numpy.load_file(path)
+        arrays = safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError, KeyError, TypeError) as error:
         raise WeightsError(f"Not a safetensors file: {os.fspath(path)} ({error})") from error
+    for key, value in arrays.items():
+        if value.dtype.kind in "fV":  # V: bfloat16 and its like
+            arrays[key] = value.astype(np.float32, copy=False)
+    return arrays
 
 
 def _read_torch(path: Path) -> Arrays:
@@ -63,16 +74,13 @@ def _read_torch(path: Path) -> Arrays:
         ) from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"The file is damaged, or holds more than arrays, which is not loaded: {path}. A "
+            ".safetensors file can hold nothing else"
+        ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise WeightsError(f"Not a PyTorch file: {os.fspath(path)} ({error})") from error
-    except Exception as error:
-        # pickle.UnpicklingError, named so that the one word nobody wants here is not imported.
-        if type(error).__name__ != "UnpicklingError":
-            raise
-        raise WeightsError(
-            f"The file holds more than arrays, and loading it would run code: {os.fspath(path)}. "
-            "Ask its author for a .safetensors file"
-        ) from error
     for key in ("state_dict_ema", "state_dict", "model", "net"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -83,7 +91,7 @@ def _read_torch(path: Path) -> Arrays:
             f"Received: {os.fspath(path)} with a {type(content).__name__}"
         )
     return {
-        key: value.float().numpy() if value.is_floating_point() else value.numpy()
+        str(key): (value.float() if value.is_floating_point() else value).detach().numpy()
         for key, value in content.items()
         if torch.is_tensor(value)
     }
@@ -103,13 +111,30 @@ def _read_h5(path: Path) -> Arrays:
                     f"Received: {os.fspath(path)} with {sorted(file)[:5]}"
                 )
             for layer in map(_text, root.attrs["layer_names"]):
-                group = root[layer]
-                for name in map(_text, group.attrs["weight_names"]):
-                    weight = name.split("/")[-1].split(":")[0]
-                    arrays[f"{layer}/{weight}"] = np.asarray(group[name])
+                for name in map(_text, root[layer].attrs["weight_names"]):
+                    key = f"{layer}/{name.split('/')[-1].split(':')[0]}"
+                    if key in arrays:
+                        raise WeightsError(f"The file has two arrays named {key}: {path}")
+                    arrays[key] = _read_dataset(root, f"{layer}/{name}", path)
     except (OSError, KeyError, TypeError, RuntimeError) as error:
         raise WeightsError(f"Not a readable HDF5 file: {os.fspath(path)} ({error})") from error
     return arrays
+
+
+def _read_dataset(root: Any, name: str, path: Path) -> np.ndarray:
+    """An array that lies in this very file, and is no larger than the file can hold."""
+    import h5py
+
+    dataset = root
+    for part in name.split("/"):
+        if not isinstance(dataset.get(part, getlink=True), h5py.HardLink):
+            raise WeightsError(f"The file refers to another one, or to nothing: {path} at {name}")
+        dataset = dataset[part]
+    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
+        raise WeightsError(f"The file holds no array of its own at {name}: {path}")
+    if dataset.nbytes > _LARGEST_EXPANSION * path.stat().st_size:
+        raise WeightsError(f"The file is too small for the array at {name}: {path}")
+    return np.asarray(dataset)
 
 
 def _text(value: Any) -> str:

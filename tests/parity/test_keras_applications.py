@@ -2,11 +2,11 @@
 
 import re
 
-import h5py
 import keras
 import numpy as np
 import peers
 import pytest
+from foreign import published_form
 
 import keras_resnet
 from keras_resnet import WeightsError
@@ -34,19 +34,6 @@ def theirs(name, **options):
             if weight.name != "kernel":
                 weight.assign(rng.uniform(*ranges.get(weight.name, (-0.5, 0.5)), weight.shape))
     return network
-
-
-def published_form(network, directory):
-    """A file like the published ones: the weights alone, at the root."""
-    network.save(directory / "whole.h5")
-    file = directory / "weights.h5"
-    with h5py.File(directory / "whole.h5") as whole, h5py.File(file, "w") as alone:
-        weights = whole["model_weights"]
-        for name, value in weights.attrs.items():
-            alone.attrs[name] = value
-        for name in weights:
-            whole.copy(weights[name], alone, name)
-    return file
 
 
 def values(network, pixels, levels):
