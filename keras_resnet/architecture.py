@@ -236,7 +236,8 @@ class Architecture:
     def plan(self) -> list[BlockPlan]:
         """Every block in order, with its stride, dilations and rate of stochastic depth."""
         goal = self.output_stride or self.native_stride
-        stride_now, dilation, plans = self.stem_stride, 1, []
+        plans: list[BlockPlan] = []
+        stride_now, dilation = self.stem_stride, 1
         for stage, count in enumerate(self.blocks):
             strided = -1
             if self.stride_at == "first" and stage > 0:

@@ -130,7 +130,10 @@ class BlurPool(keras.layers.Layer):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         row = np.array([1.0, 2.0, 1.0]) / 4
         kernel = np.outer(row, row)[:, :, None, None]
-        self.kernel = np.repeat(kernel, input_shape[-1], axis=2)
+        channels = input_shape[-1]
+        if channels is None:
+            raise ValueError(f"The channels must be known. Received: input shape {input_shape}")
+        self.kernel = np.repeat(kernel, channels, axis=2)
 
     def call(self, inputs: Any) -> Any:
         padded = ops.pad(inputs, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="reflect")

@@ -158,7 +158,7 @@ def feature_model(
         ValueError: for a level that the network has not, arguments of the classifier, or arguments
             beside a ready model.
     """
-    is_ready = isinstance(network, keras.Model)
+    ready = network if isinstance(network, keras.Model) else None
     out_of_place = set(arguments) & {
         "include_top",
         "pooling",
@@ -166,23 +166,24 @@ def feature_model(
         "classifier_activation",
         "class_names",
     }
-    if out_of_place or (is_ready and arguments):
+    if out_of_place or (ready is not None and arguments):
         raise ValueError(
             "A feature model has no classifier, and a ready model is built already. "
             f"Received: {', '.join(sorted(out_of_place or arguments))}"
         )
-    if is_ready:
-        architecture = getattr(network, "architecture", None)
-    else:
+    architecture = getattr(network, "architecture", None)
+    if ready is None:
         architecture = network if isinstance(network, Architecture) else get_architecture(network)
-    if architecture is None:
+    if not isinstance(architecture, Architecture):
         raise ValueError(
             "Argument `network` must be a model of this package. "
-            f"Received: a {type(network).__name__} named {network.name!r}"
+            f"Received: a {type(network).__name__} named {getattr(network, 'name', None)!r}"
         )
     levels = architecture.levels if levels is None else levels
     _check_levels(architecture, levels)
-    model = network if is_ready else create_model(architecture, include_top=False, **arguments)
+    model = ready
+    if model is None:
+        model = create_model(architecture, include_top=False, **arguments)
     layers = {layer.name: layer for layer in model.layers}
     names = {level: _level_layer(architecture, level) for level in levels}
     if missing := [level for level in levels if names[level] not in layers]:
@@ -229,12 +230,13 @@ def freeze(model: ResidualNetwork, up_to: str | None = None, *, norm: bool = Tru
     Raises:
         ValueError: for a level that the network has not.
     """
-    if not isinstance(getattr(model, "architecture", None), Architecture):
+    architecture = getattr(model, "architecture", None)
+    if not isinstance(architecture, Architecture):
         raise ValueError(
             "Argument `model` must be a model of this package, not one around it. "
             f"Received: a {type(model).__name__} named {model.name!r}"
         )
-    levels = ("stem", *model.architecture.levels)
+    levels = ("stem", *architecture.levels)
     if up_to is not None and up_to not in levels:
         raise ValueError(
             f"Argument `up_to` must be None or one of {list(levels)}. Received: up_to={up_to!r}"
