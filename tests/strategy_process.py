@@ -1,13 +1,15 @@
-"""Trains a ResNet-20 under one strategy and writes what came out; run in a process of its own.
+"""Trains a small network under one strategy and writes what came out; run in a process of its own.
 
 A second MirroredStrategy in the same process aborts the collectives of synchronized batch
 normalization, and logical devices cannot be changed once TensorFlow has started.
 
 STRATEGY is "default", "mirrored:N", or "multiworker" in each of the processes that TF_CONFIG names.
 
+NETWORK is "resnet20" or "grouped", a ResNeXt of one block per stage.
+
 FIELD=VALUE changes the recipe, which is "digits" without augmentation.
 
-Usage: python strategy_process.py STRATEGY DTYPE STEPS OUT.npz [FIELD=VALUE ...]
+Usage: python strategy_process.py NETWORK STRATEGY DTYPE STEPS OUT.npz [FIELD=VALUE ...]
 """
 
 import dataclasses
@@ -18,7 +20,18 @@ import numpy as np
 import tensorflow as tf
 
 
-def main(strategy: str, dtype: str, steps: int, out: str, *changes: str) -> None:
+def architecture_of(network: str):
+    import keras_resnet
+
+    if network == "resnet20":
+        return keras_resnet.get_architecture(network)
+    row = keras_resnet.get_architecture("resnext29_8x64d")
+    return row.replace(
+        name="grouped", blocks=(1, 1, 1), widths=(8, 16, 32), cardinality=4, base_width=32
+    )
+
+
+def main(network: str, strategy: str, dtype: str, steps: int, out: str, *changes: str) -> None:
     devices = int(strategy.partition(":")[2] or 1)
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0],
@@ -49,7 +62,7 @@ def main(strategy: str, dtype: str, steps: int, out: str, *changes: str) -> None
             self.model.stop_training = len(losses) >= steps
 
     result = training.fit(
-        lambda: keras_resnet.ResNet20(sync_bn=True, dtype=dtype),
+        lambda: keras_resnet.create_model(architecture_of(network), sync_bn=True, dtype=dtype),
         source,
         recipe,
         strategy=strategy,
@@ -68,4 +81,4 @@ def main(strategy: str, dtype: str, steps: int, out: str, *changes: str) -> None
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:])
+    main(*sys.argv[1:4], int(sys.argv[4]), *sys.argv[5:])

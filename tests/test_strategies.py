@@ -36,12 +36,12 @@ def run_python(*arguments):
     return process.stdout
 
 
-def train_on_one_and_on_two(directory, dtype, steps, *changes):
+def train_on_one_and_on_two(directory, dtype, steps, *changes, network="resnet20"):
     """What tests/strategy_process.py writes, of one replica and of two."""
     outcomes = []
     for i, strategy in enumerate(("default", "mirrored:2")):
         path = directory / f"{i}.npz"
-        run_python("strategy_process.py", strategy, dtype, str(steps), str(path), *changes)
+        run_python("strategy_process.py", network, strategy, dtype, str(steps), str(path), *changes)
         with np.load(path) as arrays:
             outcomes.append(dict(arrays))
     return outcomes
@@ -64,8 +64,8 @@ def train_on_two_workers(directory, dtype, steps, *changes):
         }
         processes.append(
             subprocess.Popen(
-                [sys.executable, "strategy_process.py", "multiworker", dtype, str(steps),
-                 str(directory / f"worker{index}.npz"), *changes],
+                [sys.executable, "strategy_process.py", "resnet20", "multiworker", dtype,
+                 str(steps), str(directory / f"worker{index}.npz"), *changes],
                 env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_CONFIG": json.dumps(config)},
                 cwd=HERE,
                 stdout=subprocess.DEVNULL,
@@ -131,6 +131,15 @@ def test_the_first_step_of_two_replicas_is_that_of_one_in_float32(tmp_path):
     assert distance(one["weights"], two["weights"]) <= 1e-5
     for outcome in (one, two):
         assert_validation_was_an_evaluation(outcome, rounding=1e-6)
+
+
+def test_a_network_with_grouped_convolutions_trains_on_two_replicas_as_on_one(tmp_path):
+    """On a CPU their gradient exists compiled by XLA alone, which Keras sees to."""
+    one, two = train_on_one_and_on_two(tmp_path, "float64", 3, "warmup_epochs=0", network="grouped")
+    assert one["losses"].shape == two["losses"].shape == (3,)
+    np.testing.assert_allclose(two["losses"], one["losses"], rtol=1e-7, atol=0)
+    assert distance(one["weights"], two["weights"]) <= 1e-7
+    assert abs(one["losses"][0] - one["losses"][-1]) > 1e-3
 
 
 SHARED_EVALUATION = """
