@@ -11,7 +11,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
-JAX_TESTS := tests/test_blocks.py tests/test_models.py tests/test_features.py \
+JAX_TESTS := tests/test_blocks.py tests/test_features.py \
 	$(addprefix tests/parity/test_,timm.py keras_applications.py pytorchcv.py)
 
 .PHONY: demo test parity generate lint format clean

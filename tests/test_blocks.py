@@ -11,7 +11,7 @@ from keras import layers, ops
 
 from keras_resnet import blocks
 from keras_resnet.blocks import Toolkit
-from keras_resnet.layers import BlurPool, ZeroPadShortcut
+from keras_resnet.layers import BlurPool, FanOutNormal, ZeroPadShortcut
 
 TOOLKIT = Toolkit()
 
@@ -135,6 +135,35 @@ def test_kernels_are_normal_with_variance_2_over_the_fan_out(kernel_size, channe
     assert kernel.var() == pytest.approx(variance, rel=0.01)
     # 0.27 % of a normal distribution lies beyond three deviations, nothing of a truncated one.
     assert np.mean(np.abs(kernel) > 3 * variance**0.5) == pytest.approx(0.0027, rel=0.15)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "bfloat16"])
+def test_a_seed_gives_the_same_kernel_again_in_every_dtype(dtype):
+    start = FanOutNormal(seed=7)
+    kernel = start((3, 3, 16, 32), dtype=dtype)
+    assert keras.backend.standardize_dtype(kernel.dtype) == dtype
+    kernel, again = (
+        ops.convert_to_numpy(ops.cast(values, "float32"))
+        for values in (kernel, start((3, 3, 16, 32), dtype=dtype))
+    )
+    np.testing.assert_array_equal(kernel, again)
+    # Of 4,608 values: the estimate's own deviation is 2 %.
+    assert kernel.var() == pytest.approx(2 / (9 * 32), rel=0.1)
+
+
+def test_every_kernel_starts_from_its_own_seed():
+    assert not np.array_equal(*(FanOutNormal()((3, 3, 8, 8)) for _ in range(2)))
+    keras.utils.set_random_seed(3)
+    first = FanOutNormal()((3, 3, 8, 8))
+    keras.utils.set_random_seed(3)
+    np.testing.assert_array_equal(FanOutNormal()((3, 3, 8, 8)), first)
+
+
+def test_an_initializer_survives_its_configuration():
+    start = FanOutNormal(seed=7)
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(start))
+    assert isinstance(copy, FanOutNormal)
+    np.testing.assert_array_equal(copy((1, 1, 4, 8)), start((1, 1, 4, 8)))
 
 
 def integers(*shape):

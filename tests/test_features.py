@@ -235,7 +235,7 @@ def test_a_feature_model_survives_saving(tmp_path):
     expected = run(model, images)
     assert_same(run(loaded, images), expected)
     predicted = loaded.predict(images, verbose=0)
-    assert list(predicted) == ["C4", "C2"]
+    assert set(predicted) == {"C4", "C2"}  # whose order `predict` does not keep on JAX
     for level, values in predicted.items():
         np.testing.assert_allclose(values, expected[level], rtol=1e-4, atol=1e-5)
 

@@ -23,7 +23,7 @@ from keras_resnet.models import split_head
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 # JAX computes in float64 only where it is configured to, and Keras synchronizes nothing there.
-on_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="TensorFlow alone does this")
+on_tensorflow = pytest.mark.skipif(not ON_TENSORFLOW, reason="of TensorFlow, or slow on JAX")
 
 # Trainable parameters and batch normalization statistics (two per channel), which are not trained.
 IMAGENET_COUNTS = {
@@ -371,6 +371,7 @@ def test_resnet50v2_strides_at_the_end_of_its_stages():
     }
 
 
+@on_tensorflow
 def test_resnet1202_builds_runs_saves_and_loads(tmp_path, request):
     # Millions of small objects stay alive here; going through them takes a quarter of the time.
     gc.disable()
@@ -526,6 +527,7 @@ def test_group_normalization_takes_the_place_of_every_batch_normalization(name):
     np.testing.assert_allclose(run(group, images[1:2]), together[1:2], rtol=1e-4)
 
 
+@on_tensorflow
 def test_a_network_with_group_normalization_learns():
     model = keras_resnet.create_model(small("resnet20"), norm="group", classes=4)
     losses = train(model, classes=4)

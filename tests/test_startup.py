@@ -30,7 +30,7 @@ def test_the_first_builder_costs_little_more_than_keras():
 
 
 def test_building_takes_no_longer_than_that_of_keras_applications():
-    """The median of alternating builds; a tenth is left for the noise of a busy machine."""
+    """The fastest of alternating builds, since other processes only add; a tenth is for noise."""
 
     def seconds(build, **options):
         started = time.perf_counter()
@@ -38,5 +38,5 @@ def test_building_takes_no_longer_than_that_of_keras_applications():
         return time.perf_counter() - started
 
     builders = (keras_resnet.ResNet50, lambda: keras.applications.ResNet50(weights=None))
-    rounds = np.array([[seconds(build) for build in builders] for _ in range(8)])[1:]
-    assert np.median(rounds[:, 0] / rounds[:, 1]) <= 1.1
+    ours, theirs = np.array([[seconds(build) for build in builders] for _ in range(10)]).min(axis=0)
+    assert ours <= 1.1 * theirs

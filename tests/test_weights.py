@@ -491,24 +491,32 @@ def test_imagenet_weights_come_from_keras_applications(keras_server, tmp_path):
     assert again.architecture == kept.architecture
 
 
-def test_a_network_without_a_classifier_takes_the_file_without_one(keras_server, tmp_path):
-    _, file = published_resnet50(tmp_path, include_top=False)
+def test_a_network_without_a_classifier_takes_the_file_without_one(keras_server, headless_resnet50):
+    file, _ = headless_resnet50
     keras_server(file.read_bytes())
     keras_resnet.ResNet50(weights="imagenet", include_top=False)
     (asked,) = {log.path for log in keras_server.server.gets}
     assert asked.endswith("_notop.h5")
 
 
-def test_another_name_than_the_models_own_is_another_network(keras_server, tmp_path):
-    _, file = published_resnet50(tmp_path)
+def test_another_name_than_the_models_own_is_another_network(keras_server, headless_resnet50):
+    file, _ = headless_resnet50
     keras_server(file.read_bytes())
-    model = keras_resnet.ResNet101(input_shape=(32, 32, 3))
+    model = keras_resnet.ResNet101(input_shape=(32, 32, 3), include_top=False)
     refused(model, "imagenet/resnet50", "is for resnet50, not for resnet101")
 
 
+@pytest.fixture(scope="module")
+def headless_resnet50(tmp_path_factory):
+    """keras.applications' file of it, and a network of ours, which the tests do not change."""
+    _, file = published_resnet50(tmp_path_factory.mktemp("published"), include_top=False)
+    return file, keras_resnet.ResNet50(include_top=False)
+
+
 @pytest.mark.parametrize("harm", ["external", "soft", "huge", "strings", "group"])
-def test_a_file_that_is_made_to_harm_is_refused(harm, tmp_path):
-    _, published = published_resnet50(tmp_path, include_top=False)
+def test_a_file_that_is_made_to_harm_is_refused(harm, headless_resnet50, tmp_path):
+    file, model = headless_resnet50
+    published = shutil.copy(file, tmp_path / "published.h5")
     with h5py.File(published, "r+") as file:
         layer = file["conv1_conv"]
         (kernel, *_) = layer.attrs["weight_names"]
@@ -525,7 +533,6 @@ def test_a_file_that_is_made_to_harm_is_refused(harm, tmp_path):
             group.create_dataset(name, data=np.full(shape, b"1"))
         else:
             group.create_group(name)
-    model = keras_resnet.ResNet50(include_top=False)
     refused(model, published, "refers to|no array|too small|floating-point")
 
 
