@@ -967,3 +967,8 @@ def test_a_blur_comes_back_from_a_file(tmp_path):
 def test_a_blur_refuses_a_stride_below_1(stride):
     with pytest.raises(ValueError, match=f"`stride`.*Received: stride={stride}"):
         BlurPool(stride)
+
+
+def test_a_blur_needs_to_know_the_channels():
+    with pytest.raises(ValueError, match=r"channels.*Received: input shape \(None, 8, 8, None\)"):
+        BlurPool(2)(keras.Input((8, 8, None)))

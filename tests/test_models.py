@@ -1086,7 +1086,7 @@ def test_a_v1_network_cannot_dilate_and_says_what_would():
 @pytest.mark.parametrize("name", ["text.keras", "text.weights.h5", "text.txt"])
 def test_a_file_that_holds_no_weights_is_named(name, tmp_path):
     (tmp_path / name).write_text("no weights", encoding="utf-8")
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(WeightsError, match=name):
         keras_resnet.ResNet8(weights=tmp_path / name)
 
 
