@@ -14,7 +14,7 @@ from typing import Any, Literal
 import keras
 
 from keras_resnet.architecture import Shortcut
-from keras_resnet.layers import BlurPool, FanOutNormal, ZeroPadShortcut
+from keras_resnet.layers import BatchNormalization, BlurPool, FanOutNormal, ZeroPadShortcut
 
 Tensor = Any  # keras.KerasTensor while a model is built; Keras ships no types
 
@@ -118,7 +118,7 @@ class Toolkit:
                 dtype=self.dtype,
                 name=name,
             )(x)
-        return keras.layers.BatchNormalization(
+        return BatchNormalization(
             momentum=self.norm_momentum,
             epsilon=self.norm_epsilon,
             gamma_initializer=start,

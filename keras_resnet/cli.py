@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,21 +18,29 @@ from typing import Any
 from keras_resnet import __version__, architecture
 from keras_resnet.quiet import held_back_stderr, import_tensorflow
 
-EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
+EXIT_FAILED = 1
 
 _DATA_HELP = "digits, folder:PATH or tfds:NAME"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns 0, 1 (it failed, one line said why), 2 (usage) or 130 (Ctrl-C)."""
+    """Runs the command and returns its exit status.
+
+    0; 1 (it failed, one line said why); 2 (usage); 75 (a training lost another worker, and may be
+    started again); 128 and the number of the signal that ended it, 130 for Ctrl-C.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     options = _parser().parse_args(arguments)
+    options.arguments = list(sys.argv[1:] if arguments is None else arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
-    except KeyboardInterrupt:
-        print("keras-resnet: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as interruption:
+        number = getattr(interruption, "signal", signal.SIGINT)
+        print(f"keras-resnet: {str(interruption) or 'interrupted'}", file=sys.stderr)
+        if str(interruption):  # of a training that can go on
+            print(f"go on with: keras-resnet train --resume --out {options.out}", file=sys.stderr)
+        return 128 + int(number)
     except BrokenPipeError:  # the reader of a pipe, e.g. head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
@@ -40,6 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail(f"{options.command} needs {error.name}, which is not installed here")
     except Exception as error:
+        strategies = sys.modules.get("keras_resnet.training.strategies")
+        if strategies is not None and strategies.is_lost_peer(error):
+            from keras_resnet.training.launch import EXIT_LOST_PEER
+
+            _fail(f"another worker was lost: {str(error).splitlines()[0]}")
+            return EXIT_LOST_PEER
         known = isinstance(error, ValueError | OSError | RuntimeError)
         from_tensorflow = type(error).__module__.startswith("tensorflow.")
         if options.debug or not (known or from_tensorflow):
@@ -72,41 +87,53 @@ def _parser() -> argparse.ArgumentParser:
             description=f"{text[0].upper()}{text[1:]}.",
             epilog=f"Example:\n  keras-resnet {name} {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,  # arguments are passed on to workers, where each must be findable
         )
         command.set_defaults(run=run)
         command.add_argument("--debug", action="store_true", help="show a traceback of an error")
         command.add_argument("--json", action="store_true", help="print JSON, for programs")
         return command
 
-    train = add(
-        "train",
-        _train,
-        "train a network and write a run directory",
-        "--model resnet20 --data folder:photographs --recipe small --out runs/photographs",
-    )
-    train.add_argument("--model", required=True, metavar="NAME", help="see keras-resnet list")
-    train.add_argument("--data", required=True, metavar="DATA", help=_DATA_HELP)
-    train.add_argument("--recipe", default="small", metavar="NAME", help="default: small")
-    train.add_argument("--out", required=True, metavar="RUN", help="directory to write")
-    train.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="change a field of the recipe, e.g. epochs=5; may be repeated",
-    )
-    train.add_argument("--input-size", type=_positive, metavar="N", help="pixels; default: its own")
-    train.add_argument(
-        "--strategy", default="auto", help="auto, default, mirrored[:N], multiworker"
-    )
-    train.add_argument("--seed", type=int, default=0, help="default: 0")
-    train.add_argument("--skip-bad-images", action="store_true", help="leave out broken files")
-    train.add_argument("--force", action="store_true", help="overwrite the run that is there")
+    _add_train(add)
 
     evaluate = add("evaluate", _evaluate, "measure a trained network on test images", "runs/digits")
     evaluate.add_argument("model", metavar="RUN", help="run directory, or .keras file of ours")
     evaluate.add_argument("--data", metavar="DATA", help=f"{_DATA_HELP}; default: the run's")
     evaluate.add_argument("--skip-bad-images", action="store_true", help="leave out broken files")
+
+    evaluate.add_argument(
+        "--per-class", action="store_true", help="precision and recall by class, and confusions"
+    )
+
+    preview = add(
+        "preview",
+        _preview,
+        "draw what the network will see in training",
+        "--data digits --recipe digits --out preview.png",
+    )
+    preview.add_argument("--data", required=True, metavar="DATA", help=_DATA_HELP)
+    preview.add_argument("--recipe", default="small", metavar="NAME", help="default: small")
+    preview.add_argument("--out", required=True, metavar="PICTURE", help="e.g. preview.png")
+    preview.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="as in train"
+    )
+    preview.add_argument("--model", metavar="NAME", help="for its input size; default: 32 pixels")
+    preview.add_argument("--input-size", type=_positive, metavar="N", help="pixels")
+    preview.add_argument("--rows", type=_positive, default=6, metavar="N", help="default: 6")
+    preview.add_argument("--seed", type=int, default=0, help="default: 0")
+    preview.add_argument("--force", action="store_true", help="replace the picture that is there")
+
+    compare = add(
+        "compare",
+        _compare,
+        "put runs side by side, in a table and a picture",
+        "runs/plain56 runs/resnet56 --out compare.png",
+    )
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
+    compare.add_argument(
+        "--out", metavar="PICTURE", help="draw the curves of all, e.g. into a .png"
+    )
+    compare.add_argument("--force", action="store_true", help="replace the picture that is there")
 
     export = add(
         "export",
@@ -159,6 +186,137 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_train(add: Callable[..., Any]) -> None:
+    train = add(
+        "train",
+        _train,
+        "train a network and write a run directory",
+        "--model resnet20 --data folder:photographs --recipe small --out runs/photographs\n"
+        "  keras-resnet train --resume --out runs/photographs",
+    )
+    what = train.add_argument_group("what to train")
+    what.add_argument("--model", metavar="NAME", help="see keras-resnet list")
+    what.add_argument("--data", metavar="DATA", help=_DATA_HELP)
+    what.add_argument("--out", required=True, metavar="RUN", help="directory to write")
+    what.add_argument("--input-size", type=_positive, metavar="N", help="pixels; default: its own")
+    what.add_argument(
+        "--weights",
+        metavar="SOURCE",
+        help="start from these, with a new classifier: a file, or "
+        "a name such as imagenet or timm/resnet50.a1_in1k",
+    )
+    what.add_argument("--skip-bad-images", action="store_true", help="leave out broken files")
+    what.add_argument(
+        "--cache",
+        metavar="WHERE",
+        default="memory",
+        help="where images in the network's size are kept after the first epoch: memory (default), "
+        "disk:DIRECTORY or none",
+    )
+    how = train.add_argument_group("how to train")
+    how.add_argument("--recipe", metavar="NAME", help="default: small; see the README for all")
+    how.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the recipe, e.g. epochs=5; may be repeated",
+    )
+    how.add_argument("--seed", type=int, help="default: 0")
+    how.add_argument(
+        "--precision",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+        help="what the layers compute in; weights, head and loss stay float32; default: float32",
+    )
+    how.add_argument(
+        "--class-weights",
+        metavar="WEIGHTS",
+        help="factors on the loss: balanced, or e.g. cat=2,dog=0.5",
+    )
+    how.add_argument(
+        "--precise-bn",
+        action="store_true",
+        help="recompute the statistics of batch normalization over training data at the end",
+    )
+    where = train.add_argument_group("where to train")
+    where.add_argument(
+        "--strategy",
+        default="auto",
+        help="auto (default): default on one device, mirrored on several GPUs, multiworker if "
+        "TF_CONFIG or Slurm say so; or default, mirrored[:N], multiworker",
+    )
+    where.add_argument(
+        "--workers", type=_count, metavar="N", help="start N processes here that train as one"
+    )
+    where.add_argument(
+        "--max-restarts",
+        type=_count,
+        default=3,
+        metavar="N",
+        help="with --workers: how often the group starts again after one was lost; default: 3",
+    )
+    where.add_argument(
+        "--accumulate",
+        type=_positive,
+        metavar="N",
+        help="split each batch into N micro-batches, where memory is short; default: 1",
+    )
+    where.add_argument(
+        "--sync-bn", action="store_true", help="batch normalization over all replicas together"
+    )
+    life = train.add_argument_group("interruptions, and looking at it")
+    life.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the last checkpoint in --out, or start if there is none; then --model, "
+        "--data and --recipe may be left out",
+    )
+    life.add_argument(
+        "--checkpoint-every",
+        default="10m",
+        metavar="STEPS|TIME",
+        help="e.g. 500, 90s, 10m (default), 2h; the newest three are kept",
+    )
+    life.add_argument("--force", action="store_true", help="overwrite the run that is there")
+    life.add_argument(
+        "--profile",
+        type=_span,
+        metavar="FIRST:LAST",
+        help="profile these steps, e.g. 10:20, for TensorBoard",
+    )
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be 0 or a positive integer: {text}")
+    return int(text)
+
+
+def _span(text: str) -> tuple[int, int]:
+    first, colon, last = text.partition(":")
+    if not (colon and first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+        raise argparse.ArgumentTypeError(f"must be two steps, e.g. 10:20: {text}")
+    return int(first), int(last)
+
+
+def _class_weights(text: str | None) -> dict[str, float] | str | None:
+    if text is None or text == "balanced":
+        return text
+    weights = {}
+    for part in text.split(","):
+        name, _, factor = part.rpartition("=")
+        try:
+            weights[name] = float(factor)
+        except ValueError:
+            name = ""
+        if not name:
+            raise ValueError(
+                "--class-weights must be 'balanced' or factors by class, e.g. cat=2,dog=0.5. "
+                f"Received: {text!r}"
+            )
+    return weights
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a positive integer: {text}")
@@ -166,47 +324,146 @@ def _positive(text: str) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    if options.workers:
+        return _train_in_group(options)
     # What can be wrong is checked in the order of its cost: names, then files, then the network.
-    row = architecture.get_architecture(options.model)
+    before = _run_to_resume(options)
+    row = _row_to_train(options, before)
     import_tensorflow()
-    from keras_resnet import data, training
+    import tensorflow as tf
 
-    recipe = training.get_recipe(options.recipe).replace(options.set)
-    source = data.load(options.data, skip_bad_images=options.skip_bad_images, seed=options.seed)
+    from keras_resnet import training
+
+    # For this process, which is ours: a resumed run is the uninterrupted one, bit by bit.
+    tf.config.experimental.enable_op_determinism()
+    if before is None:
+        recipe = training.get_recipe(options.recipe or "small").replace(options.set)
+    elif options.recipe is None:
+        recipe = training.Recipe.from_dict(before["recipe"]).replace(options.set)
+    else:
+        recipe = training.get_recipe(options.recipe).replace(options.set)
+    seed = options.seed if options.seed is not None else (before or {}).get("seed", 0)
+    source = _data_to_train_on(options, before, seed)
     if not options.json:
         print(
-            f"{options.model} on {source.name}: {source.train.examples} images to train, "
+            f"{row.name} on {source.name}: {source.train.examples} images to train, "
             f"{source.test.examples} to test, {len(source.class_names)} classes"
         )
         _print_bad_images(source)
-    size = options.input_size or row.input_size
+    shape = (before or {}).get("input_shape")
+    size = options.input_size or (shape[0] if shape else row.input_size)
 
     def build() -> Any:
+        from keras_resnet import Preprocessing
         from keras_resnet.models import create_model
+        from keras_resnet.weights import load_weights
 
-        return create_model(
+        network = create_model(
             row,
             input_shape=(size, size, 3),
             classes=len(source.class_names),
             class_names=source.class_names,
+            sync_bn=_kept(options.sync_bn, before, "sync_bn", False),
+            preprocessing=Preprocessing(crop=recipe.eval_crop),
         )
+        if options.weights and not (before and before.get("epochs")):
+            load_weights(network, options.weights, skip_head=True)
+        return network
 
+    weights = _class_weights(options.class_weights)
     result = training.fit(
         build,
         source,
         recipe,
         strategy=options.strategy,
         run_dir=options.out,
-        seed=options.seed,
+        seed=seed,
+        accumulate=_kept(options.accumulate, before, "accumulate", 1),
+        precision=_kept(options.precision, before, "precision", "float32"),
+        class_weights=_kept(weights, before, "class_weights", None),
+        precise_bn=_kept(options.precise_bn, before, "precise_bn", False),
+        checkpoint_every=options.checkpoint_every,
+        resume=options.resume,
+        profile=options.profile,
         verbose=not options.json,
         force=options.force,
     )
     if options.json:
         print(json.dumps({"run": options.out, **result.history[-1]}))
     else:
-        last = result.history[-1]
-        print(f"test accuracy {last['val_accuracy']:.2%}; the run is in {options.out}")
+        accuracy = result.history[-1]["val_accuracy"]
+        if result.evaluation is None:
+            print("the run was finished before; there is nothing to resume")
+        else:
+            accuracy = result.evaluation.accuracy
+        print(f"test accuracy {accuracy:.2%}; the run is in {options.out}")
     return 0
+
+
+def _train_in_group(options: argparse.Namespace) -> int:
+    """The same command in several processes on this machine."""
+    from keras_resnet.training.launch import launch
+
+    # The last one counts: what is started here is a worker, and starts none itself.
+    command = [sys.executable, "-m", "keras_resnet", *options.arguments, "--workers", "0"]
+    return launch(
+        command,
+        options.workers,
+        log_directory=Path(options.out) / "workers",
+        max_restarts=options.max_restarts,
+        first_only=("--force",),
+    )
+
+
+def _run_to_resume(options: argparse.Namespace) -> dict[str, Any] | None:
+    """What the run that is to go on was started with, or None if a training starts."""
+    if not options.resume:
+        return None
+    path = Path(options.out) / "run.json"
+    if not path.is_file() or not (path.parent / "checkpoints").is_dir():
+        if options.model is None or options.data is None:
+            raise FileNotFoundError(
+                f"There is nothing to resume at {options.out}; start with --model and --data"
+            )
+        return None
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _kept(given: Any, before: dict[str, Any] | None, name: str, default: Any) -> Any:
+    """An option: as it is given, else as the resumed run had it, else its default."""
+    if given or before is None:
+        return given or default
+    return before.get(name, default)
+
+
+def _row_to_train(options: argparse.Namespace, before: dict[str, Any] | None) -> Any:
+    if options.model is not None:
+        return architecture.get_architecture(options.model)
+    if before is None:
+        raise ValueError("Say which network to train: --model NAME; see keras-resnet list")
+    if not before.get("architecture"):
+        raise ValueError(
+            f"The run {options.out} did not train a network of this package; go on with "
+            "keras_resnet.training.fit(..., resume=True)"
+        )
+    return architecture.Architecture.from_dict(before["architecture"])
+
+
+def _data_to_train_on(options: argparse.Namespace, before: dict[str, Any] | None, seed: int) -> Any:
+    from keras_resnet import data
+
+    if options.data is not None:
+        return data.load(
+            options.data,
+            skip_bad_images=options.skip_bad_images,
+            seed=seed,
+            cache=options.cache,
+        )
+    if before is None:
+        raise ValueError(f"Say what to train on: --data DATA, {_DATA_HELP}")
+    if before.get("load_data") is None:
+        raise ValueError(f"The run {options.out} does not say how to load its data; give --data")
+    return data.load(**{**before["load_data"], "cache": options.cache})
 
 
 def _print_bad_images(source: Any) -> None:
@@ -243,12 +500,55 @@ def _evaluate(options: argparse.Namespace) -> int:
     _print_bad_images(source)
     result = training.evaluate(model, source, preprocessing=preprocessing)
     if options.json:
-        print(json.dumps({"data": source.name, **vars(result)}))
-    else:
-        print(
-            f"{result.correct} of {result.examples} test images of {source.name} right: accuracy "
-            f"{result.accuracy:.2%}, loss {result.loss:.4f}"
-        )
+        values = result.to_dict(confusion=options.per_class)
+        print(json.dumps({"data": source.name, **values}))
+        return 0
+    top5 = "" if result.top5 is None else f", top-5 {result.top5:.2%}"
+    print(
+        f"{result.correct} of {result.examples} test images of {source.name} right: accuracy "
+        f"{result.accuracy:.2%}{top5}, loss {result.loss:.4f}"
+    )
+    if options.per_class:
+        print(result.table(source.class_names))
+    return 0
+
+
+def _preview(options: argparse.Namespace) -> int:
+    from keras_resnet.files import refuse_existing
+
+    refuse_existing(options.out, options.force)
+    size = options.input_size
+    if size is None:
+        size = architecture.get_architecture(options.model).input_size if options.model else 32
+    import_tensorflow()
+    from keras_resnet import data, training
+    from keras_resnet.data.preview import preview
+    from keras_resnet.preprocessing import Preprocessing
+
+    recipe = training.get_recipe(options.recipe).replace(options.set)
+    preview(
+        data.load(options.data),
+        recipe.augmentation,
+        options.out,
+        shape=(size, size, 3),
+        preprocessing=Preprocessing(crop=recipe.eval_crop),
+        recipe=recipe.name,
+        rows=options.rows,
+        seed=options.seed,
+        force=options.force,
+    )
+    print(json.dumps({"picture": options.out}) if options.json else f"drawn: {options.out}")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    import_tensorflow()
+    from keras_resnet.training.comparison import compare
+
+    comparison = compare(options.runs)
+    if options.out:
+        comparison.save_picture(options.out, force=options.force)
+    print(json.dumps(comparison.to_dict()) if options.json else comparison)
     return 0
 
 

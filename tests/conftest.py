@@ -1,26 +1,11 @@
 """What every test shares: property tests that try the same examples on every run, and servers."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
+import servers
 from hypothesis import settings
 
 settings.register_profile("deterministic", derandomize=True, deadline=None, database=None)
 settings.load_profile("deterministic")
-
-
-def _load(name):
-    """A module beside this file; --import-mode=importlib leaves the directory off sys.path."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-servers = _load("servers")  # from here on, tests can import it by that name
-_load("foreign")
 
 
 @pytest.fixture

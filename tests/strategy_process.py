@@ -1,84 +1,167 @@
-"""Trains a small network under one strategy and writes what came out; run in a process of its own.
+"""Trains and evaluates small networks under one strategy and writes what came out.
 
-A second MirroredStrategy in the same process aborts the collectives of synchronized batch
-normalization, and logical devices cannot be changed once TensorFlow has started.
+Run in a process of its own: a second MirroredStrategy in one process aborts the collectives of
+synchronized batch normalization, and logical devices cannot be changed once TensorFlow has started.
 
-STRATEGY is "default", "mirrored:N", or "multiworker" in each of the processes that TF_CONFIG names.
+STRATEGY is "default", "mirrored:N", or "multiworker" in each of the processes that TF_CONFIG names;
+of those, the chief writes. PART is one or more of the functions below, in the order of running.
 
-NETWORK is "resnet20" or "grouped", a ResNeXt of one block per stage.
-
-FIELD=VALUE changes the recipe, which is "digits" without augmentation.
-
-Usage: python strategy_process.py NETWORK STRATEGY DTYPE STEPS OUT.npz [FIELD=VALUE ...]
+Usage: python strategy_process.py STRATEGY OUT.npz PART ...
 """
 
-import dataclasses
 import sys
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-
-def architecture_of(network: str):
-    import keras_resnet
-
-    if network == "resnet20":
-        return keras_resnet.get_architecture(network)
-    row = keras_resnet.get_architecture("resnext29_8x64d")
-    return row.replace(
-        name="grouped", blocks=(1, 1, 1), widths=(8, 16, 32), cardinality=4, base_width=32
-    )
+TEST = 25  # images, which neither 2 nor 3 replicas can share evenly
+CLASSES = [str(i) for i in range(10)]
 
 
-def main(network: str, strategy: str, dtype: str, steps: int, out: str, *changes: str) -> None:
-    devices = int(strategy.partition(":")[2] or 1)
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0],
-        [tf.config.LogicalDeviceConfiguration()] * devices,
-    )
-    import keras_resnet
-    from keras_resnet import data, training
-
+def noise(examples):
+    """Images of noise: on those the training is least chaotic, for no pixel is saturated."""
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (steps * 64 + 77, 32, 32, 3), np.uint8)
-    labels = rng.integers(0, 10, len(images))
-    # The test split has an odd number of images, which two replicas cannot share evenly.
-    source = data.from_arrays(
-        (images[77:], labels[77:]), (images[:77], labels[:77]), [str(i) for i in range(10)]
-    )
-    recipe = training.get_recipe("digits").replace(["augment=", *changes])
+    images = rng.integers(0, 256, (examples, 32, 32, 3), np.uint8)
+    return images, rng.integers(0, 10, examples)
 
-    losses: list[float] = []
-    weights: list[np.ndarray] = []
+
+def train(strategy, build, steps, *changes, batch=12):
+    """The first steps of the recipe for the digits, with decay and momentum."""
+    from keras_resnet import Preprocessing, data, training
+
+    images, labels = noise(steps * batch + TEST)
+    source = data.from_arrays(
+        (images[TEST:], labels[TEST:]), (images[:TEST], labels[:TEST]), CLASSES
+    )
+    recipe = training.get_recipe("digits").replace(
+        ["augment=", f"batch_size={batch}", f"rate_batch={batch}", *changes]
+    )
+    losses = []
+    weights = []
 
     class Record(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             losses.append(logs["loss"])
+            # Before batch normalization's statistics are averaged over the replicas.
             if len(losses) == steps:
                 weights.append(np.concatenate([w.ravel() for w in self.model.get_weights()]))
 
         def on_epoch_end(self, epoch, logs=None):
-            self.model.stop_training = len(losses) >= steps
+            self.model.stop_training = True
 
     result = training.fit(
-        lambda: keras_resnet.create_model(architecture_of(network), sync_bn=True, dtype=dtype),
+        build,
         source,
         recipe,
         strategy=strategy,
+        preprocessing=Preprocessing(),
         callbacks=[Record()],
         verbose=False,
         seed=1,
     )
-    after = training.evaluate(result.model, source)
-    np.savez(
-        out,
-        losses=np.array(losses[:steps]),
-        weights=weights[0],
-        during=np.array([result.history[-1]["val_loss"], result.history[-1]["val_accuracy"]]),
-        after=np.array(dataclasses.astuple(after)),
+    during = result.history[-1]
+    outcome = {
+        "losses": np.array(losses),
+        "weights": weights[0],
+        "during": np.array([during["val_loss"], during["val_accuracy"]]),
+    }
+    return outcome, result.model, source
+
+
+def synchronized(architecture, dtype):
+    import keras_resnet
+
+    return lambda: keras_resnet.create_model(architecture, sync_bn=True, dtype=dtype)
+
+
+def many_steps(strategy):
+    """In float64, at the recipe's highest rate from the first step on."""
+    return train(strategy, synchronized("resnet20", "float64"), 30, "warmup_epochs=0")[0]
+
+
+def first_step(strategy):
+    # The recipe as it is: its warm-up starts at a small rate. At the highest one the weights differ
+    # by 3e-5 after the step, for the gradients of a ResNet-20 in float32 are good to 5e-4 only: so
+    # much do they change when the same examples come in another order.
+    return train(strategy, synchronized("resnet20", "float32"), 1, batch=48)[0]
+
+
+def grouped(strategy):
+    """A ResNeXt of one block, whose grouped convolution XLA alone can train on a CPU."""
+    import keras_resnet
+
+    row = keras_resnet.get_architecture("resnext29_8x64d")
+    row = row.replace(name="grouped", blocks=(1,), widths=(8,), cardinality=4, base_width=32)
+    return train(strategy, synchronized(row, "float64"), 3, "warmup_epochs=0")[0]
+
+
+def tiny():
+    """With a batch normalization whose statistics each replica keeps for itself."""
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(4, 3, strides=4, dtype="float64")(image)
+    x = keras.layers.BatchNormalization(momentum=0.5, dtype="float64")(x)
+    x = keras.layers.GlobalAveragePooling2D(dtype="float64")(x)
+    return keras.Model(image, keras.layers.Dense(10, dtype="float64")(x))
+
+
+def own_statistics(strategy):
+    """A validation under the strategy, and an evaluation of what came out, without it."""
+    from keras_resnet import Preprocessing, training
+
+    outcome, model, source = train(strategy, tiny, 5)
+    after = training.evaluate(model, source, preprocessing=Preprocessing())
+    return {**outcome, "after": np.array([after.loss, after.accuracy])}
+
+
+def evaluate(strategy):
+    """The same weights on 25 images, in batches too small or too large for all replicas."""
+    from keras_resnet import Preprocessing, data, training
+
+    images, labels = noise(TEST)
+    source = data.from_arrays((images, labels), (images, labels), CLASSES)
+    with strategy.scope():
+        model = tiny()
+    rng = np.random.default_rng(1)
+    for variable in model.weights:
+        value = rng.normal(size=variable.shape)
+        variable.assign(np.abs(value) if variable.name == "moving_variance" else value)
+    outcome = {}
+    for batch_size in (32, 16, 4, 1):  # the last batch has 25, 9, 1 and 1 images
+        found = training.evaluate(
+            model,
+            source,
+            preprocessing=Preprocessing(),
+            batch_size=batch_size,
+            strategy=strategy,
+        )
+        outcome[f"loss{batch_size}"] = np.array(found.loss)
+        outcome[f"counts{batch_size}"] = np.array([found.correct, found.examples])
+        outcome[f"confusion{batch_size}"] = found.confusion
+    return outcome
+
+
+PARTS = {
+    part.__name__: part for part in (many_steps, first_step, grouped, own_statistics, evaluate)
+}
+
+
+def main(name, out, *parts):
+    devices = int(name.partition(":")[2] or 1)
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * devices,
     )
+    from keras_resnet import training
+    from keras_resnet.training.strategies import is_chief
+
+    strategy = training.resolve_strategy(name)
+    outcome = {
+        f"{part}/{key}": value for part in parts for key, value in PARTS[part](strategy).items()
+    }
+    if is_chief(strategy):
+        np.savez(out, **outcome)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], int(sys.argv[4]), *sys.argv[5:])
+    main(*sys.argv[1:])

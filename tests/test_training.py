@@ -88,6 +88,10 @@ def log_softmax(logits):
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
+def contents(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
 def assert_same_weights(first, second):
     for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -164,9 +168,21 @@ def test_the_model_learns_the_names_of_the_classes(result):
     assert result.model.class_names == COLORS
 
 
-def test_a_run_leaves_four_files(result):
+def test_a_run_leaves_four_files_and_the_summaries_for_tensorboard(result):
     files = sorted(path.name for path in result.run_dir.iterdir())
-    assert files == ["curves.png", "history.csv", "model.keras", "run.json"]
+    assert files == ["curves.png", "history.csv", "model.keras", "run.json", "tensorboard"]
+
+
+def test_tensorboard_gets_the_figures_of_the_history(result):
+    (events,) = (result.run_dir / "tensorboard").iterdir()
+    curves = {}
+    for event in tf.compat.v1.train.summary_iterator(str(events)):
+        for value in event.summary.value:
+            assert value.metadata.plugin_data.plugin_name == "scalars"
+            curves.setdefault(value.tag, {})[event.step] = float(tf.make_ndarray(value.tensor))
+    for tag, name in (("loss/training", "loss"), ("accuracy/test", "val_accuracy")):
+        expected = {3 * row["epoch"]: row[name] for row in result.history}
+        assert curves[tag] == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_curves_are_a_picture(result):
@@ -253,10 +269,10 @@ def test_a_long_training_is_saved_after_every_epoch_without_its_optimizer(tmp_pa
 
 
 def test_a_run_is_not_overwritten_unasked(result, run_dir):
-    before = {path.name: path.read_bytes() for path in run_dir.iterdir()}
+    before = contents(run_dir)
     with pytest.raises(FileExistsError, match="force"):
         fit_linear(run_dir=run_dir)
-    assert {path.name: path.read_bytes() for path in run_dir.iterdir()} == before
+    assert contents(run_dir) == before
 
 
 def test_a_run_is_overwritten_with_force(run_dir):
@@ -332,10 +348,10 @@ def test_an_interrupted_training_leaves_the_epochs_that_were_finished(tmp_path, 
 
 
 def test_a_training_that_fails_at_once_costs_no_older_run(run_dir):
-    before = {path.name: path.read_bytes() for path in run_dir.iterdir()}
+    before = contents(run_dir)
     with pytest.raises(training.TrainingError):
         fit_linear(QUICK.replace(learning_rate=1e30), run_dir=run_dir, force=True)
-    assert {path.name: path.read_bytes() for path in run_dir.iterdir()} == before
+    assert contents(run_dir) == before
 
 
 @pytest.mark.parametrize("name", ["model.keras", "history.csv", "curves.png"])
@@ -366,9 +382,10 @@ def test_a_model_of_other_classes_is_refused():
         training.evaluate(tiny(class_names=("r", "g", "b")), SOURCE)
 
 
-def test_float16_is_refused_for_want_of_loss_scaling():
-    with pytest.raises(ValueError, match=r"loss scaling.*mixed_bfloat16"):
-        fit(lambda: tiny(dtype="mixed_float16"), QUICK.replace(epochs=1))
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_weights_in_16_bits_are_refused(dtype):
+    with pytest.raises(ValueError, match=r"16 bits"):
+        fit(lambda: tiny(dtype=dtype), QUICK.replace(epochs=1))
 
 
 def test_callbacks_may_change_a_constant_rate():
@@ -796,14 +813,14 @@ def test_what_cannot_be_evaluated_is_refused(model, options, message):
 
 
 def test_a_loss_that_explodes_ends_the_training():
-    with pytest.raises(training.TrainingError, match=r"loss became (nan|inf).* epoch 1\b"):
+    with pytest.raises(training.TrainingError, match=r"no finite number at step \d of epoch 1\b"):
         fit_linear(QUICK.replace(learning_rate=1e30))
 
 
 def test_a_loss_that_is_no_number_is_found_at_its_step():
     broken = linear()
     broken.set_weights([np.full((3, 3), np.nan), np.zeros(3)])
-    with pytest.raises(training.TrainingError, match=r"loss became nan .*step 1 of epoch 1\b"):
+    with pytest.raises(training.TrainingError, match=r"no finite number at step 1 of epoch 1\b"):
         fit(broken, preprocessing=Preprocessing(), callbacks=[Record()])
 
 

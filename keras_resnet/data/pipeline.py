@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 
 import tensorflow as tf
 
-from keras_resnet.data.sources import Split
+from keras_resnet.data.augment import Augmentation
+from keras_resnet.data.splits import Remainder, Split, mapped
 from keras_resnet.preprocessing import Preprocessing
-
-# Each maps preprocessed images (batch, height, width, channels) and a seed (2,) to images of the
-# same shape. Random numbers come from the seed alone, so a batch can be made again.
-Augmentation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def batches(
@@ -22,89 +19,118 @@ def batches(
     preprocessing: Preprocessing,
     *,
     dtype: str = "float32",
-    augment: Sequence[str] = (),
+    augment: Augmentation | Sequence[str] = (),
     shuffle: Sequence[int] | None = None,
-    drop_remainder: bool = False,
+    remainder: Remainder = "keep",
+    start: int = 0,
+    share: tuple[int, int] = (0, 1),
+    classes: int | None = None,
 ) -> tf.data.Dataset:
     """Batches of network input and labels, for one epoch.
 
+    The random numbers of a batch come from the seed, the epoch and the number of the batch alone,
+    for the whole global batch: an example looks the same however many workers share the batch, and
+    whether the epoch was read from its start or from the middle.
+
     Args:
         split: where the images come from.
-        batch_size: examples per batch, over all replicas.
+        batch_size: examples per batch, over all workers.
         shape: `(height, width, channels)` of the network's input.
         preprocessing: the network's.
         dtype: of the images.
-        augment: names from `AUGMENTATIONS`, applied in this order.
+        augment: an `Augmentation`, or the names of its steps.
         shuffle: `(seed, epoch)` of the order and of the augmentation; None for neither.
-        drop_remainder: leave out the examples that do not fill a batch.
+        remainder: see `Split.batches`.
+        start: see `Split.batches`.
+        share: see `Split.batches`. Mixup and cutmix mix within what one worker has.
+        classes: how many there are, for an augmentation that mixes.
 
     Returns:
-        A data set of (images `(batch, height, width, channels)`, int32 labels `(batch,)`).
+        A data set of (images `(batch, height, width, channels)`, int32 labels `(batch,)`), or of
+        (images, float32 targets `(batch, classes)`) where the augmentation mixes.
 
     Raises:
-        ValueError: for an unknown augmentation, or augmentation without `shuffle`.
+        ValueError: for an unknown augmentation, augmentation without `shuffle`, or mixing without
+            `classes`.
     """
-    steps = [_augmentation(name) for name in augment]
-    if steps and shuffle is None:
-        raise ValueError(
-            f"Augmentation needs seeds; give `shuffle`. Received: augment={tuple(augment)}"
-        )
+    if not isinstance(augment, Augmentation):
+        augment = Augmentation(steps=tuple(augment))
+    _check(augment, shuffle, classes)
     raw = split.batches(
-        batch_size, shape, preprocessing, shuffle=shuffle, drop_remainder=drop_remainder
+        batch_size,
+        shape,
+        preprocessing,
+        shuffle=shuffle,
+        remainder=remainder,
+        start=start,
+        share=share,
+        crop=augment if augment.crops else None,
     )
+    fill = _fill(preprocessing, shape[-1])
+    worker, workers = share
 
     def prepare(
         number: tf.Tensor, example: tuple[tf.Tensor, tf.Tensor]
     ) -> tuple[tf.Tensor, tf.Tensor]:
         images, labels = example
-        images = preprocessing(images)
-        if steps and shuffle is not None:
-            seed = tf.random.experimental.stateless_fold_in(
-                tf.constant([shuffle[0], shuffle[1]], tf.int64), number
-            )
-            for i, step in enumerate(steps):
-                images = step(images, tf.random.experimental.stateless_fold_in(seed, i))
-        return tf.cast(images, dtype), labels
+        seeds = None if shuffle is None else _seeds(shuffle, number)
+        if augment.draws and seeds is not None:
+            uniforms = tf.random.stateless_uniform((batch_size, augment.draws), seeds[0])
+            uniforms = uniforms[worker::workers][: tf.shape(labels)[0]]
+            images = augment.apply(images, uniforms, fill)
+        images = tf.cast(_normalized(images, preprocessing), dtype)
+        if augment.mixes and seeds is not None and classes is not None:
+            seed = tf.random.experimental.stateless_fold_in(seeds[1], worker)
+            return augment.mix(images, labels, classes, seed)
+        return images, labels
 
-    prepared = raw.enumerate().map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+    prepared = mapped(raw.enumerate(start), prepare)
     options = tf.data.Options()
-    # Every worker of a cluster reads all examples and keeps its share of each batch. With OFF all
-    # workers would keep the same share.
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    # What each worker reads is said by `share`.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return prepared.with_options(options).prefetch(tf.data.AUTOTUNE)
 
 
-def _flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Mirrors every other image, at random, from left to right."""
-    is_flipped = tf.random.stateless_uniform((tf.shape(images)[0], 1, 1, 1), seed) < 0.5
-    return tf.where(is_flipped, images[:, :, ::-1], images)
-
-
-def _pad_crop(images: tf.Tensor, seed: tf.Tensor, margin: int, mode: str) -> tf.Tensor:
-    """Shifts every image by up to `margin` pixels each way; `mode` says what comes in."""
-    batch, height, width = (tf.shape(images)[axis] for axis in range(3))
-    padded = tf.pad(images, [(0, 0), (margin, margin), (margin, margin), (0, 0)], mode=mode)
-    shifts = tf.random.stateless_uniform((batch, 2), seed, 0, 2 * margin + 1, tf.int32)
-    rows = shifts[:, :1] + tf.range(height)
-    columns = shifts[:, 1:] + tf.range(width)
-    cropped = tf.gather(padded, rows, axis=1, batch_dims=1)
-    cropped = tf.gather(cropped, columns, axis=2, batch_dims=1)
-    return tf.ensure_shape(cropped, images.shape)
-
-
-AUGMENTATIONS: dict[str, Augmentation] = {
-    "flip": _flip,
-    "pad-crop": functools.partial(_pad_crop, margin=4, mode="CONSTANT"),
-    "shift": functools.partial(_pad_crop, margin=2, mode="SYMMETRIC"),
-}
-"""By name: `flip` mirrors at random; `pad-crop` shifts by up to 4 pixels and fills with zeros, the
-middle grey of the default preprocessing (the paper, section 4.2); `shift` moves by up to 2 pixels
-and fills with the mirrored border."""
-
-
-def _augmentation(name: str) -> Augmentation:
-    if name not in AUGMENTATIONS:
+def _check(augment: Augmentation, shuffle: Sequence[int] | None, classes: int | None) -> None:
+    if augment != Augmentation() and shuffle is None:
         raise ValueError(
-            f"Argument `augment` must hold names of {sorted(AUGMENTATIONS)}. Received: {name!r}"
+            f"Augmentation needs seeds; give `shuffle`. Received: augment={augment.steps}"
+            if augment.steps
+            else f"Augmentation needs seeds; give `shuffle`. Received: {augment}"
         )
-    return AUGMENTATIONS[name]
+    if augment.mixes and classes is None:
+        raise ValueError(f"Mixing needs the number of classes; give `classes`. Received: {augment}")
+
+
+def _normalized(images: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
+    """`preprocessing(images)`, in one pass over the memory instead of three where it can be.
+
+    That is where no rounding is involved, as with this package's own `x / 128 - 1`.
+    """
+    quantization = preprocessing.byte_quantization
+    if quantization is None or math.frexp(quantization[0])[0] != 0.5:
+        return preprocessing(images)
+    scale, zero_point = quantization
+    return tf.quantization.dequantize(
+        tf.bitcast(images, tf.quint8),
+        -scale * zero_point,
+        scale * (255 - zero_point),
+        mode="MIN_COMBINED",
+    )
+
+
+def _seeds(shuffle: Sequence[int], number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Seeds of what is done to single images, and of mixing, in a batch of this number."""
+    epoch = tf.constant([shuffle[0], shuffle[1]], tf.int64)
+    seed = tf.random.experimental.stateless_fold_in(epoch, number)
+    return tuple(tf.random.experimental.stateless_fold_in(seed, i) for i in range(2))
+
+
+def _fill(preprocessing: Preprocessing, channels: int) -> tuple[int, ...]:
+    """The mean of what the network was trained on, as a color: zero after preprocessing.
+
+    To half a level: a mean is not always a whole number.
+    """
+    mean = preprocessing.mean if preprocessing.channels == "rgb" else preprocessing.mean[::-1]
+    levels = [min(max(round(value), 0), 255) for value in mean]
+    return tuple(levels * channels if len(levels) == 1 else levels)

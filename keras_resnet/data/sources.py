@@ -1,92 +1,33 @@
-"""Where labelled images come from: the embedded digits, class folders, TensorFlow Datasets.
-
-A source gives two splits. A split knows its labels and yields batches of raw uint8 pixels in the
-network's size; augmentation and preprocessing come after it, in `pipeline`.
-"""
+"""Where labelled images come from: the embedded digits, class folders, TensorFlow Datasets."""
 
 from __future__ import annotations
 
-import abc
-import concurrent.futures
-import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.resources
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.preprocessing import BadImageError, Preprocessing, read_image
+from keras_resnet import imagenet
+from keras_resnet.data.caching import check_policy
+from keras_resnet.data.reading import DataError, Header, read_headers
+from keras_resnet.data.splits import (
+    SHUFFLE_BUFFER,
+    SHUFFLE_BYTES,
+    ArraySplit,
+    FileSplit,
+    Split,
+    StreamSplit,
+)
+from keras_resnet.preprocessing import Preprocessing
 
-# Decoded images are kept in memory while a split fits into this many bytes, so that only the first
-# epoch decodes. CIFAR-10 takes 0.18 GB at 32 x 32 pixels.
-_CACHE_BYTES = 1 << 30
-
-# TFDS streams; this many examples are shuffled at a time.
-_SHUFFLE_BUFFER = 10_000
-
-
-class DataError(ValueError):
-    """A source of images that is not what it should be; the message names the path."""
-
-
-class Split(abc.ABC):
-    """Some of the labelled images of a source.
-
-    Attributes:
-        examples: how many there are.
-    """
-
-    examples: int
-
-    @abc.abstractmethod
-    def batches(
-        self,
-        batch_size: int,
-        shape: tuple[int, int, int],
-        preprocessing: Preprocessing,
-        *,
-        shuffle: Sequence[int] | None = None,
-        drop_remainder: bool = False,
-    ) -> tf.data.Dataset:
-        """Raw pixels in the network's size.
-
-        Args:
-            batch_size: examples per batch.
-            shape: `(height, width, channels)` to fit the images to.
-            preprocessing: says how to resize and crop; its mean and std are not applied here.
-            shuffle: seeds of the order, e.g. `(seed, epoch)`; None for the order of the source.
-            drop_remainder: leave out the examples that do not fill a batch.
-
-        Returns:
-            A data set of (uint8 `(batch, height, width, channels)`, int32 `(batch,)`).
-        """
-
-    def take(
-        self, count: int, shape: tuple[int, int, int], preprocessing: Preprocessing, seed: int = 0
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """A random sample: uint8 images `(count, h, w, c)` and int32 labels, at most all."""
-        if count < 1:
-            raise ValueError(f"Argument `count` must be a positive integer. Received: {count}")
-        chosen = self.batches(min(count, self.examples), shape, preprocessing, shuffle=(seed, 0))
-        with self.own_errors():
-            images, labels = next(iter(chosen.take(1)))
-        return images.numpy(), labels.numpy()
-
-    @contextlib.contextmanager
-    def own_errors(self) -> Iterator[None]:
-        """Raises what went wrong while reading, instead of TensorFlow's report of it."""
-        try:
-            yield
-        except tf.errors.OpError:
-            self._check_error()
-            raise
-
-    def _check_error(self) -> None:  # noqa: B027, most splits have nothing to say
-        """Raises what went wrong inside the pipeline, which TensorFlow only reports as text."""
+# What TFDS cannot download by itself, from https://image-net.org for those who have registered.
+_ARCHIVES = {"imagenet2012": "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,29 +51,46 @@ class ImageData:
     reload: dict[str, Any] | None = None
 
 
-def load(name: str, *, skip_bad_images: bool = False, seed: int = 0) -> ImageData:
+def load(
+    name: str, *, skip_bad_images: bool = False, seed: int = 0, cache: str = "memory"
+) -> ImageData:
     """Loads a source by its name.
+
+    A folder's images are read in parallel, by TensorFlow where it decodes to the same bytes as
+    Pillow. Of ImageNet, `"folder:PATH"` takes the usual directories, called by wnids; the data set
+    `"tfds:imagenet2012"` has to be prepared by hand first, of which an error says how.
 
     Args:
         name: `"digits"`, `"folder:PATH"` or `"tfds:NAME"`.
         skip_bad_images: decode every file of a folder first and leave out those that are no
             images; they are listed in `ImageData.bad_images`.
         seed: of the split, where a folder has no `train/` and `test/` of its own.
+        cache: what becomes of images once they are decoded and fitted to the network's size.
+            `"memory"` keeps those of a split that takes up to 1 GiB; a data set of TFDS that is
+            that small is read whole when it is first used, and its epochs are then permutations of
+            everything. `"disk:DIRECTORY"` keeps them in a file, which is made before the first
+            epoch and used again by every later process for as long as the source, the size and
+            `Preprocessing` stay as they are. `"none"` reads them every time, as random resized
+            crops do under each of these.
 
     Raises:
         DataError: if the source is not what it should be.
         ValueError: if there is no such source.
     """
+    check_policy(cache)
+    if cache.startswith("disk:"):
+        cache = f"disk:{Path(cache.removeprefix('disk:')).expanduser().resolve()}"
+    kept = {} if cache == "memory" else {"cache": cache}
     kind, _, rest = name.partition(":")
     if name == "digits":
         return dataclasses.replace(_digits(), reload={"name": name})
     if kind == "folder" and rest:
         root = Path(rest).expanduser()
         again = {"name": f"folder:{root.resolve()}", "skip_bad_images": skip_bad_images}
-        found = _folder(name, root, skip_bad_images, seed)
-        return dataclasses.replace(found, reload={**again, "seed": seed})
+        found = _folder(name, root, skip_bad_images, seed, cache)
+        return dataclasses.replace(found, reload={**again, "seed": seed, **kept})
     if kind == "tfds" and rest:
-        return dataclasses.replace(_tfds(name, rest), reload={"name": name})
+        return dataclasses.replace(_tfds(name, rest, cache), reload={"name": name, **kept})
     raise ValueError(
         "Argument `data` must be 'digits', 'folder:PATH' (a directory with a directory of images "
         f"per class) or 'tfds:NAME' (a data set of TensorFlow Datasets). Received: {name!r}"
@@ -168,127 +126,8 @@ def from_arrays(
                 f"Argument `{argument}` must hold labels 0..{len(class_names) - 1}, one for each "
                 f"of `class_names`. Received: {labels.min()}..{labels.max()}"
             )
-        splits.append(IndexedSplit(labels, images.__getitem__))
+        splits.append(ArraySplit(images, labels))
     return ImageData(name, splits[0], splits[1], tuple(class_names))
-
-
-class IndexedSplit(Split):
-    """Images that can be had by number, e.g. files or an array.
-
-    A whole epoch is one random permutation, made from the seeds alone, so that the order of the
-    examples does not depend on the machine, the number of threads or what was read before.
-    """
-
-    def __init__(self, labels: np.ndarray, read: Callable[[int], Any]):
-        self.labels = np.asarray(labels, dtype=np.int32)
-        self.examples = len(self.labels)
-        self._read = read
-        self._caches: dict[Any, _Cache] = {}
-        self._error: Exception | None = None
-
-    def batches(
-        self,
-        batch_size: int,
-        shape: tuple[int, int, int],
-        preprocessing: Preprocessing,
-        *,
-        shuffle: Sequence[int] | None = None,
-        drop_remainder: bool = False,
-    ) -> tf.data.Dataset:
-        order = np.arange(self.examples)
-        if shuffle is not None:
-            order = np.random.default_rng(list(shuffle)).permutation(self.examples)
-        cache = self._cache(shape, preprocessing)
-
-        def read_batch(indices: np.ndarray) -> np.ndarray:
-            try:
-                return cache.get(indices)
-            except Exception as error:
-                self._error = error
-                raise
-
-        def to_batch(indices: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            images = tf.numpy_function(read_batch, [indices], tf.uint8, stateful=False)
-            return tf.ensure_shape(images, (None, *shape)), labels
-
-        indices = tf.data.Dataset.from_tensor_slices((order, self.labels[order]))
-        grouped = indices.batch(batch_size, drop_remainder=drop_remainder)
-        fixed = batch_size if drop_remainder else None
-        return grouped.map(to_batch, num_parallel_calls=tf.data.AUTOTUNE).map(
-            lambda images, labels: (tf.ensure_shape(images, (fixed, *shape)), labels)
-        )
-
-    def _check_error(self) -> None:
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-
-    def _cache(self, shape: tuple[int, int, int], preprocessing: Preprocessing) -> _Cache:
-        key = (shape, preprocessing.interpolation, preprocessing.crop)
-        if key not in self._caches:
-
-            def read(index: int) -> np.ndarray:
-                return preprocessing.fit(self._read(index), shape[:2], shape[2])
-
-            self._caches[key] = _Cache(read, self.examples, shape)
-        return self._caches[key]
-
-
-class _Cache:
-    """Fitted images by number, kept once they were read if they fit into memory together."""
-
-    def __init__(self, read: Callable[[int], np.ndarray], examples: int, shape: tuple[int, ...]):
-        self._read = read
-        self._shape = shape
-        self._images: np.ndarray | None = None
-        if examples * int(np.prod(shape)) <= _CACHE_BYTES:
-            self._images = np.empty((examples, *shape), np.uint8)
-            self._is_filled = np.zeros(examples, bool)
-
-    def get(self, indices: np.ndarray) -> np.ndarray:
-        if self._images is None:
-            images = [self._read(int(i)) for i in indices]
-            return np.stack(images) if images else np.empty((0, *self._shape), np.uint8)
-        for i in indices[~self._is_filled[indices]]:
-            self._images[i] = self._read(int(i))
-            self._is_filled[i] = True
-        return self._images[indices]
-
-
-class StreamSplit(Split):
-    """Images that come as a `tf.data` stream of (image, label), e.g. from TFDS.
-
-    A shuffled epoch mixes `_SHUFFLE_BUFFER` examples at a time.
-    """
-
-    def __init__(self, examples: int, stream: Callable[[int | None], tf.data.Dataset]):
-        self.examples = examples
-        self._stream = stream
-
-    def batches(
-        self,
-        batch_size: int,
-        shape: tuple[int, int, int],
-        preprocessing: Preprocessing,
-        *,
-        shuffle: Sequence[int] | None = None,
-        drop_remainder: bool = False,
-    ) -> tf.data.Dataset:
-        def fit(image: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            if image.shape != shape or preprocessing.crop != 1.0:
-                image = tf.numpy_function(
-                    lambda x: preprocessing.fit(x, shape[:2], shape[2]), [image], tf.uint8
-                )
-            return tf.ensure_shape(image, shape), tf.cast(label, tf.int32)
-
-        seed = (
-            None if shuffle is None else int(np.random.default_rng(list(shuffle)).integers(2**31))
-        )
-        examples = self._stream(seed)
-        if seed is not None:
-            examples = examples.shuffle(min(self.examples, _SHUFFLE_BUFFER), seed=seed)
-        fitted = examples.map(fit, num_parallel_calls=tf.data.AUTOTUNE)
-        return fitted.batch(batch_size, drop_remainder=drop_remainder)
 
 
 def _digits() -> ImageData:
@@ -313,7 +152,7 @@ def _digits() -> ImageData:
     )
 
 
-def _folder(name: str, root: Path, skip_bad_images: bool, seed: int) -> ImageData:
+def _folder(name: str, root: Path, skip_bad_images: bool, seed: int, cache: str) -> ImageData:
     if not root.is_dir():
         raise DataError(f"No such directory: {root}")
     train_root = root / "train"
@@ -330,7 +169,29 @@ def _folder(name: str, root: Path, skip_bad_images: bool, seed: int) -> ImageDat
     else:
         class_names = tuple(d.name for d in _directories(root))
         splits = list(_split(_class_files(root, class_names), root, seed))
-    bad = _find_bad([path for files in splits for path, _ in files], skip_bad_images)
+    headers = _headers([path for files in splits for path, _ in files], skip_bad_images)
+    parts = []
+    for files in splits:
+        kept = [(path, label) for path, label in files if path in headers]
+        for label, class_name in enumerate(class_names):
+            if not any(other == label for _, other in kept):
+                raise DataError(f"No image of class {class_name!r} is left in {root}")
+        parts.append(
+            FileSplit(
+                [str(path) for path, _ in kept],
+                np.array([label for _, label in kept]),
+                [headers[path] for path, _ in kept],
+                cache,
+            )
+        )
+    bad = tuple(str(path) for files in splits for path, _ in files if path not in headers)
+    return ImageData(name, parts[0], parts[1], _readable(class_names), bad)
+
+
+def _headers(paths: Sequence[Path], skip_bad_images: bool) -> dict[Path, Header]:
+    """The headers of all files but bad ones, which are refused unless they are to be skipped."""
+    read = dict(zip(paths, read_headers(paths, decode=skip_bad_images), strict=True))
+    bad = {path: header for path, header in read.items() if isinstance(header, str)}
     if bad and not skip_bad_images:
         path, reason = next(iter(bad.items()))
         more = f"; so are {len(bad) - 1} others" if len(bad) > 1 else ""
@@ -338,15 +199,18 @@ def _folder(name: str, root: Path, skip_bad_images: bool, seed: int) -> ImageDat
             f"Not an image that can be read: {path} ({reason}){more}. Remove it, or "
             "skip such files with skip_bad_images (--skip-bad-images)"
         )
-    parts = []
-    for files in splits:
-        kept = [(path, label) for path, label in files if path not in bad]
-        for label, class_name in enumerate(class_names):
-            if not any(other == label for _, other in kept):
-                raise DataError(f"No image of class {class_name!r} is left in {root}")
-        labels = np.array([label for _, label in kept])
-        parts.append(IndexedSplit(labels, [path for path, _ in kept].__getitem__))
-    return ImageData(name, parts[0], parts[1], class_names, tuple(str(path) for path in bad))
+    return {path: header for path, header in read.items() if isinstance(header, Header)}
+
+
+def _readable(directories: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of the classes; those of ImageNet, where all directories are called by its wnids.
+
+    The order stays: sorted by wnid is the order of the outputs of public checkpoints.
+    """
+    names = dict(imagenet.classes())
+    if all(directory in names for directory in directories):
+        return tuple(names[directory] for directory in directories)
+    return directories
 
 
 def _directories(root: Path) -> list[Path]:
@@ -410,47 +274,7 @@ def _split(
     return train, test
 
 
-def _find_bad(paths: Sequence[Path], decode: bool) -> dict[Path, str]:
-    """Files that are no images, with the reason.
-
-    Reading the header finds files that are none; only decoding finds those that are cut short,
-    and takes as long as an epoch's reading does.
-    """
-    from PIL import Image
-    from rich.progress import track
-
-    def problem(path: Path) -> str | None:
-        try:
-            if decode:
-                read_image(path)
-            else:
-                Image.open(path).close()
-        except (OSError, BadImageError, Image.DecompressionBombError) as error:
-            return "empty file" if path.stat().st_size == 0 else str(error.__cause__ or error)
-        return None
-
-    def all_problems() -> Iterable[str | None]:
-        with concurrent.futures.ThreadPoolExecutor() as threads:
-            yield from threads.map(problem, paths, chunksize=64)
-
-    problems = track(
-        all_problems(),
-        description="Checking images",
-        total=len(paths),
-        transient=True,
-        disable=len(paths) < 5_000,
-        console=_stderr(),
-    )
-    return {path: reason for path, reason in zip(paths, problems, strict=True) if reason}
-
-
-def _stderr() -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True)
-
-
-def _tfds(name: str, dataset: str) -> ImageData:
+def _tfds(name: str, dataset: str, cache: str) -> ImageData:
     import tensorflow_datasets as tfds
 
     try:
@@ -469,7 +293,7 @@ def _tfds(name: str, dataset: str) -> ImageData:
             f"{name} is no image-classification data set: its labels are "
             f"{type(features['label']).__name__}, not ClassLabel"
         )
-    builder.download_and_prepare()
+    _prepare(builder, dataset)
     splits = builder.info.splits
     held_out = next((s for s in ("test", "validation") if s in splits), None)
     if "train" not in splits or held_out is None:
@@ -479,14 +303,47 @@ def _tfds(name: str, dataset: str) -> ImageData:
         )
 
     def split(split_name: str) -> StreamSplit:
-        def stream(seed: int | None) -> tf.data.Dataset:
-            return builder.as_dataset(
-                split=split_name,
-                shuffle_files=seed is not None,
-                read_config=tfds.ReadConfig(shuffle_seed=seed, interleave_cycle_length=16),
-                as_supervised=False,
-            ).map(lambda example: (example["image"], example["label"]))
+        info = splits[split_name]
 
-        return StreamSplit(splits[split_name].num_examples, stream)
+        def stream(seed: int | None) -> tf.data.Dataset:
+            encoded = builder.as_dataset(
+                split=split_name,
+                decoders={"image": tfds.decode.SkipDecoding()},
+                read_config=tfds.ReadConfig(
+                    # TFDS would shuffle the files by a seed that it mixes with TensorFlow's own.
+                    experimental_interleave_sort_fn=functools.partial(_shuffled, seed=seed),
+                    interleave_cycle_length=16,
+                    try_autocache=False,
+                ),
+            )
+            return encoded.map(lambda example: (example["image"], example["label"]))
+
+        mean_bytes = max(1, info.num_bytes // max(1, info.num_examples))
+        buffer = min(SHUFFLE_BUFFER, SHUFFLE_BYTES // mean_bytes)
+        identity = [builder.info.full_name, split_name, info.num_examples, info.num_bytes]
+        return StreamSplit(info.num_examples, stream, buffer, cache, identity)
 
     return ImageData(name, split("train"), split(held_out), tuple(features["label"].names))
+
+
+def _prepare(builder: Any, dataset: str) -> None:
+    """Downloads a data set and brings it into TFDS's form, if that was not done before."""
+    try:
+        builder.download_and_prepare()
+    except (AssertionError, OSError) as error:
+        if not builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+            raise
+        # TFDS raises AssertionError for an empty directory, and OSError for a missing archive.
+        instructions = " ".join(str(builder.MANUAL_DOWNLOAD_INSTRUCTIONS).split())
+        directory = builder.data_dir_root / "downloads" / "manual"
+        raise DataError(
+            f"tfds:{dataset} has to be downloaded by hand ({str(error).splitlines()[0]}). Put "
+            f"{_ARCHIVES.get(builder.name, 'its archives')} into {directory} and run "
+            f"`tfds build {dataset}`. TensorFlow Datasets says: {instructions}"
+        ) from None
+
+
+def _shuffled(files: list[Any], seed: int | None) -> list[Any]:
+    if seed is None:
+        return files
+    return [files[i] for i in np.random.default_rng(seed).permutation(len(files))]

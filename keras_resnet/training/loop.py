@@ -9,48 +9,46 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_resnet import data as data_module
 from keras_resnet.data import ImageData, Split
-from keras_resnet.models import check_classes, split_head
+from keras_resnet.models import check_classes
 from keras_resnet.preprocessing import Preprocessing
+from keras_resnet.training.board import Board
+from keras_resnet.training.checkpoints import CheckpointError, Checkpoints
+from keras_resnet.training.evaluation import Evaluator
+from keras_resnet.training.interruption import Agreement, Interrupted, Schedule, Signals
+from keras_resnet.training.metrics import Evaluation
 from keras_resnet.training.progress import Progress
 from keras_resnet.training.recipes import Recipe, get_recipe
-from keras_resnet.training.runs import RunWriter, refuse_existing_run
+from keras_resnet.training.runs import RunWriter, is_finished, load_run, refuse_existing_run
+from keras_resnet.training.step import Trainer, share_of_worker
 from keras_resnet.training.strategies import is_chief, resolve_strategy
 
 # With a run directory, a finished epoch is saved if the last save is this many seconds old.
 _SAVE_SECONDS = 30.0
 
+_PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
+
+# Batches over which `precise_bn` takes the statistics, at most.
+_PRECISE_BATCHES = 200
+
+
+# The confusions of more classes than this are left out of run.json; a thousand make a million.
+_CLASSES_IN_RUN_JSON = 100
+
 
 class TrainingError(RuntimeError):
     """A training that cannot go on; the message says at which step and why."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """How well a model names the images of a split; every example counts once.
-
-    Attributes:
-        loss: mean cross-entropy, in nats.
-        accuracy: share of the examples whose highest score is the label's.
-        correct: the number of those examples.
-        examples: the number of all.
-    """
-
-    loss: float
-    accuracy: float
-    correct: int
-    examples: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +59,13 @@ class Result:
         model: the trained model, free of the strategy.
         history: one dictionary per epoch.
         run_dir: where the run was written, or None.
+        evaluation: of the trained model on the test split; None for a run that was finished before.
     """
 
     model: keras.Model
     history: list[dict[str, float]]
     run_dir: Path | None
+    evaluation: Evaluation | None = None
 
 
 def fit(
@@ -78,10 +78,23 @@ def fit(
     preprocessing: Preprocessing | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     seed: int = 0,
+    accumulate: int = 1,
+    precision: str | None = None,
+    class_weights: Mapping[str, float] | str | None = None,
+    precise_bn: bool = False,
+    checkpoint_every: int | str = "10m",
+    keep_checkpoints: int = 3,
+    resume: bool = False,
+    profile: tuple[int, int] | None = None,
     verbose: bool = True,
     force: bool = False,
 ) -> Result:
     """Trains an image classifier.
+
+    With a run directory, a training that was killed goes on with `resume=True` as if nothing had
+    happened: on one CPU device the weights come out bit by bit the same, provided that TensorFlow's
+    operations are deterministic (`tf.config.experimental.enable_op_determinism()`, which is for
+    the program to call, since it holds for the whole process; `keras-resnet train` does).
 
     Args:
         model: a function that builds a functional classifier (called inside the strategy's scope),
@@ -90,12 +103,27 @@ def fit(
         data: a source, or its name.
         recipe: a recipe, or its name.
         strategy: see `resolve_strategy`; None means "auto".
-        run_dir: directory for `model.keras`, `history.csv`, `run.json` and `curves.png`, from the
-            first finished epoch on; None writes nothing.
+        run_dir: directory for `model.keras`, `history.csv`, `run.json`, `curves.png`, from the
+            first finished epoch on, the checkpoints and the summaries for TensorBoard; None writes
+            nothing.
         preprocessing: how the network's input is made; None takes the model's own.
         callbacks: Keras callbacks. Those with hooks for batches make every step wait for its loss;
             those that change the learning rate need a recipe with a constant one and no warm-up.
+            What they remember is not part of a checkpoint.
         seed: of the initial weights (when `model` is a function), the order and the augmentation.
+        accumulate: micro-batches per step, for a global batch that does not fit into the memory;
+            the gradients are added up. Exactly the same without batch statistics; with batch
+            normalization each micro-batch is normalized by its own.
+        precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"` (with loss scaling), a
+            Keras dtype policy for the function `model`; the head and the loss stay in float32.
+        class_weights: factors on the loss by class name, or `"balanced"`: the number of examples
+            over the number of classes over the number of examples of the class. The sum of an
+            epoch's losses is over the weighted losses.
+        precise_bn: recompute batch normalization's statistics over training data at the end.
+        checkpoint_every: steps between two checkpoints, or a time such as `"10m"`.
+        keep_checkpoints: how many of the newest are kept.
+        resume: go on from the last checkpoint in `run_dir`, or start if there is none.
+        profile: `(first, last)` step of the training to profile, for TensorBoard.
         verbose: whether to show the progress.
         force: whether a run that is at `run_dir` already may be overwritten.
 
@@ -103,53 +131,68 @@ def fit(
         A `Result`.
 
     Raises:
-        ValueError: if model, data and recipe do not fit together.
-        FileExistsError: if there is a run at `run_dir` and `force` is off.
+        ValueError: if model, data and recipe do not fit together, or not with the run to resume.
+        FileExistsError: if there is a run at `run_dir` and neither `force` nor `resume` is on.
         TrainingError: if the loss is no longer a finite number.
+        CheckpointError: if a checkpoint cannot be written, or none can be read.
+        Interrupted: after SIGINT (Ctrl-C) or SIGTERM, when the checkpoint is written. It is a
+            `KeyboardInterrupt`.
     """
     recipe = get_recipe(recipe)
     data = data_module.load(data) if isinstance(data, str) else data
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(
-            f"Argument `seed` must be 0 or a positive integer. Received: seed={seed!r}"
-        )
+    _check_arguments(seed, precision, resume, run_dir, accumulate)
+    schedule = Schedule(checkpoint_every)
+    weights = _class_weights(class_weights, data)
     if run_dir is not None:
         # On every worker, and before the strategy waits for the others: the chief writes later.
-        refuse_existing_run(run_dir, force)
+        refuse_existing_run(run_dir, force, resume=resume)
     resolved = resolve_strategy(strategy)
     chief, replicas = is_chief(resolved), resolved.num_replicas_in_sync
-    _check_batch(recipe, data, replicas)
+    _check_batch(recipe, data, replicas, accumulate)
     keras.utils.set_random_seed(seed)
     steps = data.train.examples // recipe.batch_size
     with resolved.scope():
-        network = _in_scope(model)
-        trainer = _Trainer(network, recipe, resolved, steps)
+        network = _in_scope(model, precision)
+        _check_accumulation(network, accumulate, replicas)
+        trainer = Trainer(
+            network, recipe, resolved, steps, accumulate=accumulate, class_weights=weights
+        )
     check_classes(network, data.name, data.class_names)
     if preprocessing is None:
         preprocessing = Preprocessing.from_model(network)
     if getattr(network, "class_names", ()) is None:
         network.class_names = data.class_names
-    writer = None
-    if run_dir is not None and chief:
-        writer = RunWriter(run_dir, network, data, recipe, preprocessing, replicas, seed)
-
-    finished = _Finished()
+    writer = checkpoints = None
+    if run_dir is not None:
+        settings = {
+            "seed": seed,
+            "accumulate": accumulate,
+            "precision": precision,
+            "sync_bn": _is_synchronized(network),
+            "class_weights": class_weights,
+            "precise_bn": precise_bn,
+        }
+        writer = RunWriter(run_dir, network, data, recipe, preprocessing, replicas, settings)
+        checkpoints = Checkpoints(
+            Path(run_dir) / "checkpoints", trainer.state(), keep=keep_checkpoints
+        )
+    training = _Training(
+        trainer, data, preprocessing, seed, schedule, writer, checkpoints, is_chief=chief
+    )
     try:
         with _callbacks(callbacks, network, trainer.optimizer, recipe) as listeners:
-            progress = Progress(recipe.epochs, steps, recipe.batch_size, enabled=verbose and chief)
-            _train(trainer, data, preprocessing, seed, listeners, progress, writer, finished)
-    except BaseException:
-        # Interrupted, or the weights are spoiled: what the last finished epoch gave is not lost.
-        if writer is not None and finished.history:
-            network.set_weights(finished.weights)
-            writer.save(network, finished.history, "interrupted")
+            finished = training.run(listeners, resume=resume, verbose=verbose, profile=profile)
+        if not finished:
+            return _finished_before(network, model, resolved, Path(str(run_dir)))
+        evaluation = training.finish(precise_bn=precise_bn)
+    except BaseException as error:
+        training.save_finished_epochs(error)
         raise
-    if writer is not None:
-        writer.save(network, finished.history, "finished")
     return Result(
         _free(network, model, resolved),
-        finished.history,
+        training.history,
         None if run_dir is None else Path(run_dir),
+        evaluation,
     )
 
 
@@ -176,253 +219,295 @@ def evaluate(
         check_classes(model, data.name, data.class_names)
     split = data.test if isinstance(data, ImageData) else data
     preprocessing = preprocessing or Preprocessing.from_model(model)
-    return _Evaluator(model, resolve_strategy(strategy))(split, preprocessing, batch_size)
+    return Evaluator(model, resolve_strategy(strategy))(split, preprocessing, batch_size)
 
 
-@dataclasses.dataclass
-class _Finished:
-    """What the epochs that were finished gave: a dictionary for each, and the last's weights."""
+class _Training:
+    """A training under way: where it stands, and what it leaves behind.
 
-    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
-    weights: list[Any] = dataclasses.field(default_factory=list)
-
-
-def _train(
-    trainer: _Trainer,
-    data: ImageData,
-    preprocessing: Preprocessing,
-    seed: int,
-    listeners: keras.callbacks.CallbackList,
-    progress: Progress,
-    writer: RunWriter | None,
-    finished: _Finished,
-) -> None:
-    """All epochs, each noted in `finished`."""
-    network, recipe = trainer.network, trainer.recipe
-    evaluator = _Evaluator(network, trainer.strategy)
-    saved = time.monotonic()
-    network.stop_training = False
-    with progress:
-        for epoch in range(recipe.epochs):
-            listeners.on_epoch_begin(epoch)
-            batches = data_module.batches(
-                data.train,
-                recipe.batch_size,
-                network.input_shape[1:],
-                preprocessing,
-                dtype=_dtype(network),
-                augment=recipe.augment,
-                shuffle=(seed, epoch),
-                drop_remainder=True,
-            )
-            with data.train.own_errors():
-                logs = _train_epoch(trainer, batches, epoch, listeners, progress)
-            trainer.average_statistics()
-            validation = evaluator(data.test, preprocessing, 2 * recipe.batch_size)
-            logs |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
-            listeners.on_epoch_end(epoch, logs)
-            finished.history.append({"epoch": epoch + 1, **logs})
-            progress.end_epoch(epoch, logs)
-            if writer is not None:
-                finished.weights = network.get_weights()
-                if time.monotonic() - saved > _SAVE_SECONDS:
-                    with _attribute(network, "optimizer", None):
-                        writer.save(network, finished.history)
-                    saved = time.monotonic()
-            if network.stop_training:
-                break
-
-
-def _train_epoch(
-    trainer: _Trainer,
-    batches: tf.data.Dataset,
-    epoch: int,
-    listeners: keras.callbacks.CallbackList,
-    progress: Progress,
-) -> dict[str, float]:
-    """The steps of one epoch; figures are read from the device only when somebody wants them."""
-    batch_size, steps = trainer.recipe.batch_size, trainer.steps
-    hears_batches = any(_hears_batches(callback) for callback in listeners.callbacks)
-    iterator = iter(trainer.strategy.experimental_distribute_dataset(batches))
-    started = time.perf_counter()
-    totals: Any = None
-    step = 0
-    for step in range(steps):
-        listeners.on_train_batch_begin(step)
-        sums = trainer.step(iterator)
-        totals = sums if totals is None else [a + b for a, b in zip(totals, sums, strict=True)]
-        if hears_batches:
-            listeners.on_train_batch_end(step, _means(sums, epoch, step, batch_size))
-        if progress.is_due():
-            seen = (step + 1) * batch_size
-            progress.update(epoch, step + 1, _means(totals, epoch, step, seen))
-        if trainer.network.stop_training:
-            break
-    seen = (step + 1) * batch_size
-    logs = _means(totals, epoch, step, seen)
-    logs["images_per_second"] = seen / (time.perf_counter() - started)
-    logs["learning_rate"] = trainer.learning_rate(epoch * steps + step)
-    return logs
-
-
-def _sum_over_replicas(
-    strategy: tf.distribute.Strategy, replica_step: Callable[..., list[tf.Tensor]]
-) -> Callable[[Any], list[tf.Tensor]]:
-    """A compiled step from an iterator of batches to the sums of what each replica returned."""
-
-    def step(iterator: Any) -> list[tf.Tensor]:
-        images, labels = next(iterator)
-        values = strategy.run(replica_step, args=(images, labels))
-        return [strategy.reduce("SUM", value, axis=None) for value in values]
-
-    return tf.function(step)
-
-
-class _Trainer:
-    """One step of stochastic gradient descent, over all replicas. Made in the strategy's scope."""
+    Attributes:
+        history: one dictionary per finished epoch.
+    """
 
     def __init__(
         self,
-        network: keras.Model,
-        recipe: Recipe,
-        strategy: tf.distribute.Strategy,
-        steps: int,
+        trainer: Trainer,
+        data: ImageData,
+        preprocessing: Preprocessing,
+        seed: int,
+        schedule: Schedule,
+        writer: RunWriter | None,
+        checkpoints: Checkpoints | None,
+        *,
+        is_chief: bool,
     ):
-        self.network = network
-        self.steps = steps  # per epoch
-        self.recipe = recipe
-        self.strategy = strategy
-        self._rate = recipe.learning_rate_schedule(steps)
-        self.optimizer = keras.optimizers.SGD(
-            self._rate, momentum=recipe.momentum, nesterov=recipe.nesterov
+        self._trainer, self._network = trainer, trainer.network
+        self._data, self._preprocessing, self._seed = data, preprocessing, seed
+        self._schedule, self._writer, self._checkpoints = schedule, writer, checkpoints
+        self._writes = is_chief and writer is not None
+        self._is_chief = is_chief
+        self._evaluator = Evaluator(trainer.network, trainer.strategy)
+        self._agreement = Agreement(trainer.strategy)
+        self.history: list[dict[str, float]] = []
+        self._evaluation: Evaluation | None = None
+        self._finished_weights: list[Any] = []
+        self._position = (0, 0)  # the epoch, and the steps of it that were taken
+        self._seconds = 0.0  # of the epoch so far
+        self._best: float | None = None
+        self._epochs_since_best = 0
+
+    def run(
+        self,
+        listeners: keras.callbacks.CallbackList,
+        *,
+        resume: bool,
+        verbose: bool,
+        profile: tuple[int, int] | None,
+    ) -> bool:
+        """All epochs; False if the run that is resumed was finished before."""
+        trainer, recipe = self._trainer, self._trainer.recipe
+        damaged: list[str] = []
+        if resume and self._writer is not None and is_finished(self._writer.directory):
+            return False
+        if resume:
+            damaged = self._resume()
+        first_epoch, taken = self._position
+        progress = Progress(
+            recipe.epochs,
+            trainer.steps,
+            recipe.batch_size,
+            done=first_epoch * trainer.steps + taken,
+            enabled=verbose and self._is_chief,
         )
-        self._scores, self._are_logits = split_head(network)
-        self.optimizer.build(network.trainable_variables)
-        # A kernel has at least two axes; biases and batch normalization have one.
-        self._decayed = [len(v.shape) > 1 for v in network.trainable_variables]
-        self.step = _sum_over_replicas(strategy, self._replica_step)
-        self.average_statistics = tf.function(self._average_statistics)
+        board = Board(self._writer.directory if self._writer and self._writes else None, profile)
+        self._network.stop_training = False
+        saved = time.monotonic()
+        with Signals(enabled=self._checkpoints is not None) as signals, board, progress:
+            for line in damaged:
+                progress.note(f"left out a damaged checkpoint: {line}")
+            if first_epoch or taken:
+                progress.note(f"going on after step {taken} of epoch {first_epoch + 1}")
+            for epoch in range(first_epoch, recipe.epochs):
+                trainer.begin_epoch(epoch)
+                listeners.on_epoch_begin(epoch)
+                logs = self._train_epoch(epoch, listeners, progress, board, signals)
+                self._check_finite((epoch + 1) * trainer.steps)
+                validation, weights = self._validate()
+                logs |= validation
+                listeners.on_epoch_end(epoch, logs)
+                self.history.append({"epoch": epoch + 1, **logs})
+                self._finished_weights = weights
+                self._position, self._seconds = (epoch + 1, 0), 0.0
+                trainer.reset_totals()
+                progress.end_epoch(epoch, logs)
+                board.epoch((epoch + 1) * trainer.steps, logs)
+                is_last = self._stops_early(progress) or epoch + 1 == recipe.epochs
+                if time.monotonic() - saved > _SAVE_SECONDS and self._writes and not is_last:
+                    self._save_epochs()
+                    saved = time.monotonic()
+                if is_last or self._network.stop_training:
+                    break
+                self._checkpoint_if_due(signals)
+        return True
 
-    def _replica_step(self, images: tf.Tensor, labels: tf.Tensor) -> list[tf.Tensor]:
-        recipe, replicas = self.recipe, self.strategy.num_replicas_in_sync
-        variables = self.network.trainable_variables
-        with tf.GradientTape() as tape:
-            scores = self._scores(images, training=True)
-            losses = _cross_entropy(labels, scores, self._are_logits, recipe.label_smoothing)
-            loss = tf.reduce_sum(losses) / recipe.batch_size
-            for extra in self._scores.losses:  # a user's own regularizers
-                loss += tf.cast(extra, loss.dtype) / replicas
-        gradients = tape.gradient(loss, variables)
-        if recipe.weight_decay:
-            # The optimizer sums over the replicas, so each adds its share of the decay.
-            share = recipe.weight_decay / replicas
-            gradients = [
-                gradient + share * tf.cast(variable, gradient.dtype) if is_decayed else gradient
-                for gradient, variable, is_decayed in zip(
-                    gradients, variables, self._decayed, strict=True
-                )
-            ]
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return [tf.reduce_sum(losses), _count_correct(labels, scores)]
+    def finish(self, *, precise_bn: bool) -> Evaluation:
+        """Brings the weights to what is kept, measures and saves them."""
+        trainer, recipe = self._trainer, self._trainer.recipe
+        trainer.average_statistics()
+        if recipe.early_stopping:
+            trainer.take_best()
+        else:
+            trainer.take_averages()
+        trainer.average_statistics()
+        if precise_bn:
+            steps = min(trainer.steps, _PRECISE_BATCHES)
+            trainer.precise_statistics(self._batches(recipe.epochs, 0), steps)
+        if precise_bn or recipe.early_stopping or self._evaluation is None:
+            self._evaluation = self._evaluate()
+        if self._writer is not None and self._writes:
+            few = len(self._data.class_names) <= _CLASSES_IN_RUN_JSON
+            test = self._evaluation.to_dict(confusion=few)
+            self._writer.save(self._network, self.history, "finished", test=test)
+        return self._evaluation
 
-    def learning_rate(self, step: int) -> float:
-        """The rate of step 0, 1, ... of the whole training."""
-        if isinstance(self._rate, float):  # callbacks may have changed it
-            return float(tf.convert_to_tensor(self.optimizer.learning_rate))
-        return float(self._rate(step))
-
-    def _average_statistics(self) -> None:
-        """Brings batch normalization's moving statistics of all replicas to their mean.
-
-        Keras keeps those of each replica apart, and would save replica 0's.
-        """
-        if self.strategy.num_replicas_in_sync == 1:
+    def save_finished_epochs(self, error: BaseException) -> None:
+        """Saves what the last finished epoch gave, after an interruption or a failure."""
+        if self._writer is None or not self._writes or not self._finished_weights:
             return
+        self._network.set_weights(self._finished_weights)
+        # Where no checkpoint could be written, this may fail as well; that one is reported.
+        expected = OSError if isinstance(error, CheckpointError) else ()
+        with contextlib.suppress(expected), _attribute(self._network, "optimizer", None):
+            self._writer.save(self._network, self.history, "interrupted")
 
-        def average() -> None:
-            context = tf.distribute.get_replica_context()
-            for variable in self.network.non_trainable_variables:
-                if variable.dtype.startswith("float"):
-                    # The copy is needed: collectives across workers refuse a variable's own value.
-                    value = tf.identity(tf.convert_to_tensor(variable))
-                    variable.assign(context.all_reduce("MEAN", value))
+    def _resume(self) -> list[str]:
+        """Goes back to the last checkpoint, if there is one; says which were damaged."""
+        if self._checkpoints is None or self._writer is None or not self._checkpoints.steps():
+            return []
+        self._writer.resume()
+        state, damaged = self._checkpoints.restore()
+        self._position = (state["epoch"], state["steps"])
+        self._seconds = state["seconds"]
+        self.history = state["history"]
+        self._best, self._epochs_since_best = state["best"], state["epochs_since_best"]
+        return damaged
 
-        self.strategy.run(average)
+    def _batches(self, epoch: int, start: int) -> Iterator[Any]:
+        """The batches of an epoch from the one with the number `start` on."""
+        recipe = self._trainer.recipe
 
+        def of_share(share: tuple[int, int]) -> tf.data.Dataset:
+            return data_module.batches(
+                self._data.train,
+                recipe.batch_size,
+                self._network.input_shape[1:],
+                self._preprocessing,
+                dtype=str(self._network.inputs[0].dtype),
+                augment=recipe.augmentation,
+                shuffle=(self._seed, epoch),
+                remainder="drop",
+                start=start,
+                share=share,
+                classes=len(self._data.class_names),
+            )
 
-class _Evaluator:
-    """Loss and accuracy, over all replicas; sums of examples, so that every example counts once."""
+        return share_of_worker(self._trainer.strategy, recipe.batch_size, of_share)
 
-    def __init__(self, network: keras.Model, strategy: tf.distribute.Strategy):
-        self._network = network
-        self._strategy = strategy
-        self._scores, self._are_logits = split_head(network)
-        self._step = _sum_over_replicas(strategy, self._replica_step)
+    def _train_epoch(
+        self,
+        epoch: int,
+        listeners: keras.callbacks.CallbackList,
+        progress: Progress,
+        board: Board,
+        signals: Signals,
+    ) -> dict[str, float]:
+        """The steps of one epoch; figures are read from the device when somebody wants them."""
+        trainer, batch_size = self._trainer, self._trainer.recipe.batch_size
+        hears_batches = any(_hears_batches(callback) for callback in listeners.callbacks)
+        first = self._position[1]
+        started = time.perf_counter() - self._seconds
+        taken = first
+        with self._data.train.own_errors():
+            batches = self._batches(epoch, first)
+            for step in range(first, trainer.steps):
+                board.before_step(epoch * trainer.steps + step)
+                listeners.on_train_batch_begin(step)
+                sums = trainer.step(batches)
+                taken = step + 1
+                self._position = (epoch, taken)
+                self._seconds = time.perf_counter() - started
+                if hears_batches:
+                    listeners.on_train_batch_end(step, self._means(sums, batch_size))
+                if progress.is_due():
+                    logs = self._means(trainer.totals, taken * batch_size)
+                    progress.update(epoch, taken, logs)
+                    board.progress(epoch * trainer.steps + taken, logs)
+                if self._network.stop_training:
+                    break
+                if taken < trainer.steps:  # else the epoch is evaluated first
+                    self._checkpoint_if_due(signals)
+        logs = self._means(trainer.totals, taken * batch_size)
+        logs["images_per_second"] = taken * batch_size / (time.perf_counter() - started)
+        logs["learning_rate"] = trainer.learning_rate(epoch * trainer.steps + taken - 1)
+        return logs
 
-    def __call__(self, split: Split, preprocessing: Preprocessing, batch_size: int) -> Evaluation:
-        # Every batch gets the same size, a multiple of the replicas: a replica without an example
-        # cannot run the network. What is added has the label -1 and does not count.
-        replicas = self._strategy.num_replicas_in_sync
-        full = math.ceil(batch_size / replicas) * replicas
-        shape = self._network.input_shape[1:]
+    def _means(self, sums: Any, examples: int) -> dict[str, float]:
+        """Loss and accuracy from their sums; the place to see that the loss is no number."""
+        # Of a variable under a strategy, only its tensor can be read.
+        bad = int(tf.convert_to_tensor(self._trainer.bad_step))
+        loss = float(tf.convert_to_tensor(sums[0])) / examples
+        correct = int(tf.convert_to_tensor(sums[1])) / examples
+        if bad >= 0:
+            epoch, step = divmod(bad, self._trainer.steps)
+            raise TrainingError(
+                f"The loss is no finite number at step {step + 1} of epoch {epoch + 1} (step "
+                f"{bad + 1} of all); a lower learning rate or a longer warm-up usually helps"
+            )
+        return {"loss": loss, "accuracy": correct}
 
-        def pad(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            missing = full - tf.shape(labels)[0]
-            images = tf.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)])
-            labels = tf.pad(labels, [(0, missing)], constant_values=-1)
-            return tf.ensure_shape(images, (full, *shape)), tf.ensure_shape(labels, (full,))
+    def _check_finite(self, step: int) -> None:
+        """Raises if the loss or a weight is no finite number.
 
-        batches = data_module.batches(
-            split, batch_size, shape, preprocessing, dtype=_dtype(self._network)
+        A weight may be none while the loss still is: some rectifiers make 0 of what is no number.
+        """
+        self._means(self._trainer.totals, 1)
+        if not self._trainer.is_finite():
+            raise TrainingError(
+                f"The weights are no finite numbers after step {step} of all; a lower learning "
+                "rate or a longer warm-up usually helps"
+            )
+
+    def _validate(self) -> tuple[dict[str, float], list[Any]]:
+        """What the test split says of the weights that would be kept, and those weights."""
+        weights: list[Any] = []
+        with self._trainer.averaged_weights():
+            self._evaluation = self._evaluate()
+            accuracy = self._evaluation.accuracy
+            if self._trainer.recipe.early_stopping and (
+                self._best is None or accuracy > self._best
+            ):
+                self._best, self._epochs_since_best = accuracy, -1
+                self._trainer.keep_as_best()
+            self._epochs_since_best += 1
+            if self._writes:
+                weights = self._network.get_weights()
+        logs = {"val_loss": self._evaluation.loss, "val_accuracy": accuracy}
+        if self._evaluation.top5 is not None:
+            logs["val_top5"] = self._evaluation.top5
+        return logs, weights
+
+    def _evaluate(self) -> Evaluation:
+        batch_size = 2 * self._trainer.recipe.batch_size // self._trainer.accumulate
+        return self._evaluator(self._data.test, self._preprocessing, batch_size)
+
+    def _stops_early(self, progress: Progress) -> bool:
+        patience = self._trainer.recipe.early_stopping
+        if not patience or self._epochs_since_best < patience:
+            return False
+        progress.note(
+            f"stopping: no better test accuracy than {self._best:.2%} for {patience} epochs"
         )
-        iterator = iter(self._strategy.experimental_distribute_dataset(batches.map(pad)))
-        loss, correct = 0.0, 0
-        for _ in range(math.ceil(split.examples / batch_size)):
-            with split.own_errors():
-                batch_loss, batch_correct = self._step(iterator)
-            loss += float(batch_loss)
-            correct += int(batch_correct)
-        return Evaluation(loss / split.examples, correct / split.examples, correct, split.examples)
+        return True
 
-    def _replica_step(self, images: tf.Tensor, labels: tf.Tensor) -> list[tf.Tensor]:
-        scores = self._scores(images, training=False)
-        losses = _cross_entropy(
-            tf.maximum(labels, 0), scores, self._are_logits, label_smoothing=0.0
-        )
-        return [
-            tf.reduce_sum(tf.where(labels < 0, tf.zeros_like(losses), losses)),
-            _count_correct(labels, scores),
-        ]
+    def _save_epochs(self) -> None:
+        with _attribute(self._network, "optimizer", None), self._trainer.averaged_weights():
+            self._writer.save(self._network, self.history)
 
+    def _checkpoint_if_due(self, signals: Signals) -> None:
+        """Writes a checkpoint if it is time or a signal came, and ends then."""
+        if self._checkpoints is None:
+            return
+        epoch, taken = self._position
+        step = epoch * self._trainer.steps + taken
+        is_due, received = self._agreement.on(step, self._schedule, signals.received)
+        if is_due or received:
+            self._write_checkpoint(step)
+        if received:
+            raise Interrupted(
+                f"interrupted after step {taken} of epoch {epoch + 1}; the checkpoint is in "
+                f"{self._checkpoints.directory}",
+                received,
+            )
 
-def _cross_entropy(
-    labels: tf.Tensor, scores: tf.Tensor, are_logits: bool, label_smoothing: float
-) -> tf.Tensor:
-    """Cross-entropy of every example, `(batch,)`, in nats."""
-    if label_smoothing == 0.0:
-        return keras.losses.sparse_categorical_crossentropy(labels, scores, from_logits=are_logits)
-    targets = tf.one_hot(labels, scores.shape[-1], dtype=scores.dtype)
-    return keras.losses.categorical_crossentropy(
-        targets, scores, from_logits=are_logits, label_smoothing=label_smoothing
-    )
-
-
-def _count_correct(labels: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
-    named = tf.argmax(scores, axis=-1, output_type=labels.dtype)
-    return tf.reduce_sum(tf.cast(named == labels, tf.int64))
-
-
-def _means(sums: Any, epoch: int, step: int, examples: int) -> dict[str, float]:
-    loss, correct = float(sums[0]) / examples, int(sums[1]) / examples
-    if not math.isfinite(loss):
-        raise TrainingError(
-            f"The loss became {loss} at or before step {step + 1} of epoch {epoch + 1}; a lower "
-            "learning rate or a longer warm-up usually helps"
-        )
-    return {"loss": loss, "accuracy": correct}
+    def _write_checkpoint(self, step: int) -> None:
+        self._trainer.average_statistics()
+        if self._writes:
+            epoch, taken = self._position
+            self._check_finite(step)
+            self._writer.begin()
+            state = {
+                "epoch": epoch,
+                "steps": taken,
+                "seconds": self._seconds,
+                "history": self.history,
+                "best": self._best,
+                "epochs_since_best": self._epochs_since_best,
+            }
+            self._checkpoints.save(step, state)
+        self._schedule.was_written()
 
 
-def _in_scope(model: keras.Model | Callable[[], keras.Model]) -> keras.Model:
+def _in_scope(model: keras.Model | Callable[[], keras.Model], precision: str | None) -> keras.Model:
     """The network to train, with its variables in the scope that this is called in."""
     if not isinstance(model, keras.Model):
         if not callable(model):
@@ -430,23 +515,53 @@ def _in_scope(model: keras.Model | Callable[[], keras.Model]) -> keras.Model:
                 "Argument `model` must be a functional keras.Model or a function that builds one. "
                 f"Received: {type(model).__name__}"
             )
-        model = model()
+        with _policy(precision):
+            model = model()
         if not isinstance(model, keras.Model):
             raise ValueError(
                 "The function `model` must return a functional keras.Model. "
                 f"Received: {type(model).__name__}"
             )
         network = model
+    elif precision is not None:
+        raise ValueError(
+            "A ready model has its precision; give a function that builds one, or leave "
+            f"`precision` out. Received: precision={precision!r}"
+        )
     else:
         network = _copy(model) if tf.distribute.has_strategy() else model
     _check_input(network)
-    if any(layer.compute_dtype == "float16" for layer in network.layers):
+    if any(layer.variable_dtype in ("float16", "bfloat16") for layer in network.layers):
         raise ValueError(
-            "Training in float16 needs loss scaling, which this loop does not do: small gradients "
-            "would vanish. Use the dtype policy 'mixed_bfloat16'. Received: a model that computes "
-            "in float16"
+            "Weights are trained in float32 at least: small steps would be lost. Use the dtype "
+            "policy 'mixed_bfloat16' or 'mixed_float16'. Received: a model whose weights are in "
+            "16 bits"
         )
     return network
+
+
+@contextlib.contextmanager
+def _policy(precision: str | None) -> Iterator[None]:
+    """Keras's global dtype policy for a while."""
+    before = keras.config.dtype_policy()
+    if precision is not None:
+        keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _finished_before(
+    network: keras.Model,
+    given: keras.Model | Callable[[], keras.Model],
+    strategy: tf.distribute.Strategy,
+    run_dir: Path,
+) -> Result:
+    """The result of a run that needs no more training."""
+    run = load_run(run_dir)
+    network.set_weights(run.model.get_weights())
+    return Result(_free(network, given, strategy), run.history, run_dir)
 
 
 def _free(
@@ -471,7 +586,53 @@ def _copy(model: keras.Model) -> keras.Model:
     return copy
 
 
-def _check_batch(recipe: Recipe, data: ImageData, replicas: int) -> None:
+def _check_arguments(
+    seed: Any, precision: Any, resume: bool, run_dir: Any, accumulate: Any
+) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(
+            f"Argument `seed` must be 0 or a positive integer. Received: seed={seed!r}"
+        )
+    if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
+        raise ValueError(
+            f"Argument `accumulate` must be a positive integer. Received: {accumulate!r}"
+        )
+    if precision not in (None, *_PRECISIONS):
+        raise ValueError(
+            f"Argument `precision` must be one of {list(_PRECISIONS)}, or None for that of the "
+            f"model. Received: precision={precision!r}"
+        )
+    if resume and run_dir is None:
+        raise ValueError("To resume a training, give the `run_dir` with its checkpoints")
+
+
+def _class_weights(given: Mapping[str, float] | str | None, data: ImageData) -> np.ndarray | None:
+    """A factor for each class, float64 `(classes,)`."""
+    if given is None:
+        return None
+    if given == "balanced":
+        counts = data.train.class_counts(len(data.class_names))
+        return counts.sum() / (len(counts) * np.maximum(counts, 1))
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            "Argument `class_weights` must be 'balanced' or a mapping from class names to factors. "
+            f"Received: {given!r}"
+        )
+    unknown = set(given) - set(data.class_names)
+    if unknown:
+        raise ValueError(
+            f"Argument `class_weights` must name classes of {data.name}: "
+            f"{list(data.class_names)[:20]}. Received: {sorted(unknown)[0]!r}"
+        )
+    weights = np.array([given.get(name, 1.0) for name in data.class_names], np.float64)
+    if not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
+        raise ValueError(
+            f"Argument `class_weights` must hold finite factors of 0 or more. Received: {given!r}"
+        )
+    return weights
+
+
+def _check_batch(recipe: Recipe, data: ImageData, replicas: int, accumulate: int) -> None:
     if recipe.batch_size > data.train.examples:
         raise ValueError(
             "Recipe field `batch_size` must be at most the number of training images. Received: "
@@ -481,6 +642,25 @@ def _check_batch(recipe: Recipe, data: ImageData, replicas: int) -> None:
         raise ValueError(
             "Recipe field `batch_size`, the global batch, must be a multiple of the number of "
             f"replicas. Received: batch_size={recipe.batch_size} for {replicas} replicas"
+        )
+    if recipe.batch_size % (replicas * accumulate):
+        raise ValueError(
+            "Recipe field `batch_size`, the global batch, must be a multiple of the replicas times "
+            f"`accumulate`. Received: batch_size={recipe.batch_size}, accumulate={accumulate} for "
+            f"{replicas} replicas"
+        )
+
+
+def _is_synchronized(network: keras.Model) -> bool:
+    return any(getattr(layer, "synchronized", False) for layer in network.layers)
+
+
+def _check_accumulation(network: keras.Model, accumulate: int, replicas: int) -> None:
+    if accumulate > 1 and replicas > 1 and _is_synchronized(network):
+        raise ValueError(
+            "Synchronized batch normalization cannot be combined with `accumulate` over several "
+            "replicas: they would have to meet within every micro-batch. Leave one of them out. "
+            f"Received: accumulate={accumulate}"
         )
 
 
@@ -494,10 +674,11 @@ def _check_input(model: keras.Model) -> None:
             "Argument `model` must take images of a fixed size (height, width, channels); build it "
             f"with `input_shape`. Received: input shape {model.input_shape}"
         )
-
-
-def _dtype(model: keras.Model) -> str:
-    return str(model.inputs[0].dtype)
+    if model.input_shape[-1] not in (1, 3):
+        raise ValueError(
+            "Argument `model` must take images of 3 channels (RGB) or 1 (grey). "
+            f"Received: channels={model.input_shape[-1]}"
+        )
 
 
 @contextlib.contextmanager

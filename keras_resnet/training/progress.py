@@ -17,9 +17,15 @@ _PLAIN_SECONDS = 30.0
 
 
 class Progress:
-    """Shows epochs and steps with loss, accuracy, images per second and the time left."""
+    """Shows epochs and steps with loss, accuracy, images per second and the time left.
 
-    def __init__(self, epochs: int, steps: int, batch_size: int, *, enabled: bool = True):
+    `done` steps were taken before: what is left is reckoned from those that are taken now.
+    """
+
+    def __init__(
+        self, epochs: int, steps: int, batch_size: int, *, done: int = 0, enabled: bool = True
+    ):
+        self._before = done
         self._epochs, self._steps, self._batch_size = epochs, steps, batch_size
         self._enabled = enabled
         self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
@@ -38,7 +44,7 @@ class Progress:
                 transient=True,
             )
             self._task = self._bar.add_task(
-                "starting", total=self._epochs * self._steps, figures=""
+                "starting", total=self._epochs * self._steps, completed=self._before, figures=""
             )
             self._bar.start()
         return self
@@ -62,7 +68,7 @@ class Progress:
                 self._task, description=self._title(epoch), completed=done, figures=figures
             )
         else:
-            left = (self._last - self._started) / done * (self._epochs * self._steps - done)
+            left = self._left(done)
             self._console.print(
                 f"{self._title(epoch)}  step {step}/{self._steps}  {figures}  {_clock(left)} left"
             )
@@ -72,10 +78,20 @@ class Progress:
         self._last = time.perf_counter()
         if not self._enabled:
             return
-        left = (self._last - self._started) / (epoch + 1) * (self._epochs - epoch - 1)
+        left = self._left((epoch + 1) * self._steps)
         self._console.print(f"{self._title(epoch)}  {_figures(logs)}  {_clock(left)} left")
         if self._bar is not None:
             self._bar.update(self._task, completed=(epoch + 1) * self._steps)
+
+    def note(self, line: str) -> None:
+        """Shows a line that stays."""
+        if self._enabled:
+            self._console.print(line)
+
+    def _left(self, done: int) -> float:
+        """Seconds that the other steps will take, at the pace so far."""
+        pace = (self._last - self._started) / max(1, done - self._before)
+        return pace * (self._epochs * self._steps - done)
 
     def _title(self, epoch: int) -> str:
         width = len(str(self._epochs))

@@ -12,7 +12,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +86,7 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
     for name in ("run.json", "model.keras"):
         if not (path / name).is_file():
             raise FileNotFoundError(f"{path} is no finished run: it has no {name}")
-    try:
-        info = json.loads((path / "run.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path / 'run.json'} is damaged: {error}") from None
+    info = read_info(path)
     history = []
     if (path / "history.csv").is_file():
         with (path / "history.csv").open(newline="", encoding="utf-8") as file:
@@ -97,27 +94,67 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
     return Run(path, info, history)
 
 
-_FILES = ("run.json", "model.keras", "history.csv", "curves.png")
+def read_info(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `run.json` of a run directory holds, whether its training is finished or not.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is damaged.
+    """
+    path = Path(run_dir) / "run.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no run at {run_dir}: it has no run.json")
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if not isinstance(info, dict):
+        raise ValueError(f"{path} is damaged: it holds no dictionary")
+    return info
 
 
-def refuse_existing_run(directory: str | os.PathLike[str], force: bool) -> None:
-    """Raises `FileExistsError` if a run could not be written there without losing something."""
+def is_finished(run_dir: str | os.PathLike[str]) -> bool:
+    """Whether there is a run whose training came to its end."""
+    try:
+        return bool(read_info(run_dir).get("status") == "finished")
+    except FileNotFoundError:
+        return False
+
+
+_FILES = ("run.json", "model.keras", "history.csv", "curves.png", "checkpoints")
+
+
+def refuse_existing_run(
+    directory: str | os.PathLike[str], force: bool, *, resume: bool = False
+) -> None:
+    """Raises `FileExistsError` if a run could not be written there without losing something.
+
+    A run that goes on loses nothing if it is finished, if it has checkpoints, or if it ended before
+    it saved a model.
+    """
     path = Path(directory)
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"{path} is a file, not a directory")
     there = [name for name in _FILES if (path / name).exists()]
+    if resume and ("checkpoints" in there or "model.keras" not in there or is_finished(path)):
+        return
     if there and not force:
+        advice = "it has no checkpoint to go on from; " if resume else ""
         raise FileExistsError(
-            f"{path} holds {there[0]} already; choose another directory, or overwrite it with "
-            "force (--force)"
+            f"{path} holds {there[0]} already; {advice}choose another directory, or overwrite it "
+            "with force (--force)"
         )
 
 
 class RunWriter:
     """Writes a run directory, each file atomically.
 
-    Nothing is written before the first epoch is finished: a training that fails at once leaves an
-    older run as it was.
+    Nothing is written before there is something to keep, a checkpoint or a finished epoch: a
+    training that fails at once leaves an older run as it was.
+
+    Attributes:
+        directory: where it writes.
+        settings: what must stay the same when a training goes on from a checkpoint.
     """
 
     def __init__(
@@ -128,40 +165,70 @@ class RunWriter:
         recipe: Recipe,
         preprocessing: Preprocessing,
         replicas: int,
-        seed: int,
+        settings: Mapping[str, Any],
     ):
         architecture = getattr(model, "architecture", None)
         self.directory = Path(directory)
-        self._info = {
-            "status": "running",
+        plain = {
             "model": model.name,
             "architecture": architecture and architecture.to_dict(),
             "input_shape": list(model.input_shape[1:]),
             "class_names": list(data.class_names),
             "preprocessing": preprocessing.to_dict(),
             "data": data.name,
-            "load_data": data.reload,
             "train_examples": data.train.examples,
             "test_examples": data.test.examples,
-            "bad_images": len(data.bad_images),
             "recipe": recipe.to_dict(),
-            "seed": seed,
+            **settings,
+        }
+        self.settings: dict[str, Any] = json.loads(json.dumps(plain))  # as it will be read
+        self._info = {
+            "status": "running",
+            **self.settings,
+            "load_data": data.reload,
+            "bad_images": len(data.bad_images),
             "replicas": replicas,
             "started": _now(),
             "command": shlex.join(sys.argv),
             "versions": _versions(),
         }
+        self._has_begun = False
+
+    def begin(self) -> None:
+        """Puts this run in the place of an older one. Later calls do nothing."""
+        if self._has_begun:
+            return
+        self._has_begun = True
+        for name in ("model.keras", "history.csv", "curves.png"):
+            (self.directory / name).unlink(missing_ok=True)
+        self._write_info({"epochs": 0})
+
+    def resume(self) -> None:
+        """Takes over the run that is there.
+
+        Raises:
+            ValueError: if it was a training of another kind.
+        """
+        before = read_info(self.directory)
+        for name, value in _flat(self.settings).items():
+            began = _flat(before).get(name)
+            if began != value:
+                raise ValueError(
+                    f"The run {self.directory} cannot go on with another {name}. Received: "
+                    f"{value!r}, and it began with {began!r}"
+                )
+        self._has_begun = True
+        self._info["started"] = before.get("started", self._info["started"])
 
     def save(
-        self, model: keras.Model, history: Sequence[dict[str, float]], status: str = "running"
+        self,
+        model: keras.Model,
+        history: Sequence[dict[str, float]],
+        status: str = "running",
+        **more: Any,
     ) -> None:
         """Writes all files as they are now; `status` is running, interrupted or finished."""
-        self._info |= {
-            "status": status,
-            "saved": _now(),
-            "epochs": len(history),
-            "last": history[-1],
-        }
+        self.begin()
         with atomic_file(self.directory / "model.keras") as path:
             model.save(path)
         with (
@@ -173,8 +240,20 @@ class RunWriter:
             table.writerows(history)
         with atomic_file(self.directory / "curves.png") as path:
             _plot(history, str(self._info["model"]), path)
+        self._write_info({"status": status, "epochs": len(history), "last": history[-1], **more})
+
+    def _write_info(self, changes: Mapping[str, Any]) -> None:
+        self._info |= {**changes, "saved": _now()}
         with atomic_file(self.directory / "run.json") as path:
             path.write_text(json.dumps(self._info, indent=2) + "\n", encoding="utf-8")
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings one by one, without the remarks of the recipe, which change nothing."""
+    # By way of a recipe: one from before a field existed was trained as its default says.
+    recipe = Recipe.from_dict(settings.get("recipe") or {}).to_dict()
+    fields = {f"recipe field {k}": v for k, v in recipe.items() if k not in ("source", "result")}
+    return {k: v for k, v in settings.items() if k != "recipe"} | fields
 
 
 def _now() -> str:

@@ -1,0 +1,345 @@
+"""What becomes of a training that is killed, interrupted, or runs out of something."""
+
+import csv
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import survival_process
+
+from keras_resnet import training
+
+HERE = Path(__file__).parent
+EVERY = 7  # steps between two checkpoints; an epoch has 22
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Processes that have imported TensorFlow before they start."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tensorflow", "keras_resnet.training", "keras_resnet.models"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(HERE))
+        yield context
+
+
+def start(processes, run_dir):
+    process = processes.Process(
+        target=survival_process.train_to_be_killed, args=(str(run_dir), EVERY)
+    )
+    process.start()
+    return process
+
+
+def steps_taken(run_dir):
+    path = Path(f"{run_dir}.steps")
+    return path.stat().st_size if path.is_file() else 0
+
+
+def weights_of(run_dir):
+    return training.load_run(run_dir).model.get_weights()
+
+
+def history_of(run_dir):
+    with (run_dir / "history.csv").open(newline="") as file:
+        return [
+            {name: value for name, value in row.items() if name != "images_per_second"}
+            for row in csv.DictReader(file)
+        ]
+
+
+def is_writing_a_checkpoint(run_dir):
+    """Whether there are files of a checkpoint that is not finished."""
+    names = {path.name for path in (run_dir / "checkpoints").glob("*step-*")}
+    steps = {name.split(".")[0] for name in names if not name.startswith(".")}
+    return any(f"{step}.json" not in names for step in steps) or any(
+        name.startswith(".") for name in names
+    )
+
+
+def kill(process, run_dir, moment):
+    """Kills after so many more steps, or, with None, while a checkpoint is being written."""
+    before = steps_taken(run_dir)
+    deadline = time.monotonic() + 120
+    while process.is_alive() and time.monotonic() < deadline:
+        if moment is None:
+            hit = steps_taken(run_dir) > before and is_writing_a_checkpoint(run_dir)
+        else:
+            hit = steps_taken(run_dir) >= before + moment
+        if hit:
+            break
+        if moment is not None:
+            time.sleep(0.001)
+    was_alive = process.is_alive()
+    process.kill()
+    process.join()
+    assert was_alive, "the training was over before it could be killed"
+
+
+def test_a_training_killed_ten_times_ends_with_the_same_weights_bit_by_bit(processes, tmp_path):
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    undisturbed = start(processes, whole)
+    rng = random.Random(0)
+    moments = [rng.randint(1, 2 * EVERY) for _ in range(6)] + [None] * 4
+    rng.shuffle(moments)
+    torn_checkpoints = 0
+    for moment in moments:
+        kill(start(processes, torn), torn, moment)
+        torn_checkpoints += is_writing_a_checkpoint(torn)
+    last = start(processes, torn)
+    last.join()
+    undisturbed.join()
+    assert (last.exitcode, undisturbed.exitcode) == (0, 0)
+    for ours, theirs in zip(weights_of(torn), weights_of(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert history_of(torn) == history_of(whole)
+    assert len(history_of(whole)) == 6
+    # No more steps were repeated than lie between two checkpoints.
+    assert steps_taken(whole) == 6 * 22
+    assert steps_taken(torn) <= 6 * 22 + len(moments) * EVERY
+    assert torn_checkpoints >= 1
+
+
+# What is found damaged
+
+
+@pytest.fixture(scope="module")
+def interrupted(processes, tmp_path_factory):
+    """A run that was killed, with three checkpoints."""
+    run_dir = tmp_path_factory.mktemp("interrupted") / "run"
+    kill(start(processes, run_dir), run_dir, 4 * EVERY + 2)
+    return run_dir
+
+
+@pytest.fixture
+def run_dir(interrupted, tmp_path):
+    """A copy of it, to do things to."""
+    return shutil.copytree(interrupted, tmp_path / "run")
+
+
+def newest(run_dir, suffix=".data-00000-of-00001"):
+    return run_dir / "checkpoints" / f"step-{4 * EVERY}{suffix}"
+
+
+def resume(run_dir, **options):
+    return survival_process.train(run_dir, EVERY, **options)
+
+
+def test_the_newest_three_checkpoints_are_kept(run_dir):
+    names = sorted(path.name for path in (run_dir / "checkpoints").glob("*.json"))
+    assert names == [f"step-{n * EVERY}.json" for n in (2, 3, 4)]
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "damage", "complaint"),
+    [
+        (".data-00000-of-00001", cut_short, "damaged"),
+        (".data-00000-of-00001", flip_a_bit, "damaged"),
+        (".index", flip_a_bit, "damaged"),
+        (".index", Path.unlink, "missing"),
+        (".json", cut_short, "damaged"),
+    ],
+    ids=["cut", "bit", "index", "missing", "manifest"],
+)
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(
+    run_dir, suffix, damage, complaint, capsys
+):
+    damage(newest(run_dir, suffix))
+    resume(run_dir, verbose=True, stop_after=1)
+    said = capsys.readouterr().out
+    assert re.search(rf"left out a damaged checkpoint: .*step-{4 * EVERY}.* {complaint}", said)
+    # An epoch has 22 steps, and three times seven were taken before.
+    assert f"going on after step {3 * EVERY} of epoch 1" in said
+
+
+def test_when_all_checkpoints_are_damaged_nothing_is_trained(run_dir):
+    for path in (run_dir / "checkpoints").glob("*.index"):
+        flip_a_bit(path)
+    before = steps_taken(run_dir)
+    with pytest.raises(
+        training.CheckpointError, match=r"None of the checkpoints .*step-28.*step-14"
+    ):
+        resume(run_dir)
+    assert steps_taken(run_dir) == before
+
+
+def test_a_checkpoint_that_was_cut_off_is_none(run_dir, capsys):
+    newest(run_dir, ".json").unlink()
+    flip_a_bit(newest(run_dir))
+    resume(run_dir, verbose=True, stop_after=EVERY + 1)
+    said = capsys.readouterr().out
+    assert "damaged" not in said
+    assert f"going on after step {3 * EVERY} of epoch 1" in said
+    resume(run_dir, verbose=True, stop_after=1)  # what stood in its place is a whole one now
+    assert f"going on after step {4 * EVERY - 22} of epoch 2" in capsys.readouterr().out
+
+
+# What does not belong to the run
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["learning_rate=0.5"], r"another recipe field learning_rate.*0\.5.*began with 0\.05"),
+        (["batch_size=32"], "another recipe field batch_size"),
+    ],
+)
+def test_a_run_does_not_go_on_with_another_recipe(run_dir, changes, message):
+    with pytest.raises(ValueError, match=message):
+        resume(run_dir, changes=changes)
+
+
+def test_a_run_does_not_go_on_with_another_seed_or_network(run_dir):
+    with pytest.raises(ValueError, match="another seed"):
+        resume(run_dir, seed=1)
+    with pytest.raises(ValueError, match="another architecture"):
+        resume(run_dir, widths=(8, 8, 16))
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path):
+    tiny = tmp_path / "run"
+    first = resume(tiny, changes=["epochs=1", "warmup_epochs=0"])
+    before = {path: path.read_bytes() for path in tiny.rglob("*") if path.is_file()}
+    again = resume(tiny, changes=["epochs=1", "warmup_epochs=0"])
+    assert {path: path.read_bytes() for path in tiny.rglob("*") if path.is_file()} == before
+    assert again.evaluation is None
+    for a, b in zip(again.model.get_weights(), first.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_without_checkpoints_is_not_resumed_over(run_dir):
+    shutil.rmtree(run_dir / "checkpoints")
+    (run_dir / "model.keras").write_text("hours of work")
+    with pytest.raises(FileExistsError, match="no checkpoint to go on from"):
+        resume(run_dir)
+    assert (run_dir / "model.keras").read_text() == "hours of work"
+
+
+# What runs out
+
+
+def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(run_dir):
+    kept = newest(run_dir, ".json").read_bytes()
+    with pytest.raises(training.TrainingError, match=r"step 10 of epoch 2 \(step 32 of all\)"):
+        resume(run_dir, spoil_at=32)
+    steps = [path.name for path in (run_dir / "checkpoints").glob("*.json")]
+    assert f"step-{4 * EVERY}.json" in steps
+    assert newest(run_dir, ".json").read_bytes() == kept
+    assert max(int(name.split("-")[1].split(".")[0]) for name in steps) <= 31
+    resume(run_dir, stop_after=1)  # and it can be gone on from
+
+
+def test_weights_that_are_no_numbers_get_into_no_checkpoint(run_dir):
+    """A rectifier may hide them from the loss: on this CPU it makes 0 of what is no number."""
+    message = "weights are no finite numbers after step 35"
+    with pytest.raises(training.TrainingError, match=message):
+        resume(run_dir, spoil_at=33, spoil_layer="stem_conv")
+    assert not (run_dir / "checkpoints" / "step-35.json").exists()
+
+
+def test_weights_that_are_no_numbers_are_found_at_the_end_of_an_epoch(tmp_path):
+    message = "weights are no finite numbers after step 22"
+    with pytest.raises(training.TrainingError, match=message):
+        survival_process.train(tmp_path / "run", "1h", spoil_at=20, spoil_layer="stem_conv")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_ends_with_one_line_and_loses_nothing(run_dir):
+    """A limit on the size of files stands for it: it fails in the same calls."""
+    before = {
+        path: path.read_bytes() for path in (run_dir / "checkpoints").iterdir() if path.is_file()
+    }
+    script = (
+        "import resource, signal, sys\n"
+        "import keras_resnet, tensorflow\n"
+        "from survival_process import train\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+        f"train({str(run_dir)!r}, {EVERY})\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=HERE,
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 1
+    last = process.stderr.strip().splitlines()[-1]
+    assert "CheckpointError: The checkpoint of step 35 cannot be written" in last
+    assert str(run_dir / "checkpoints") in last
+    for path, content in before.items():
+        if path.name != "checkpoint":
+            assert path.read_bytes() == content
+    resume(run_dir, stop_after=1)
+
+
+# Being told to stop
+
+
+def command(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "keras_resnet", "train", *arguments],
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(tmp_path, number, status):
+    run = tmp_path / "run"
+    training_options = ["--model", "resnet8", "--data", "digits", "--recipe", "digits"]
+    process = command(
+        *training_options, "--set", "epochs=3", "--out", str(run), "--checkpoint-every", "5"
+    )
+    deadline = time.monotonic() + 120
+    while not (run / "checkpoints" / "step-5.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == status, errors
+    lines = errors.strip().splitlines()
+    assert re.fullmatch(
+        r"keras-resnet: interrupted after step \d+ of epoch \d; the checkpoint is in .*", lines[-2]
+    )
+    assert lines[-1] == f"go on with: keras-resnet train --resume --out {run}"
+    stopped = re.search(r"after step (\d+) of epoch (\d)", lines[-2])
+    if number == signal.SIGTERM:
+        return
+    # Word for word what it says, and nothing more.
+    process = command("--resume", "--out", str(run))
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert f"going on after step {stopped[1]} of epoch {stopped[2]}" in out
+    assert training.load_run(run).info["status"] == "finished"
+
+
+def test_there_is_nothing_to_resume_where_nothing_is(tmp_path):
+    process = command("--resume", "--out", str(tmp_path / "run"))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.strip().endswith("start with --model and --data")
+    assert not (tmp_path / "run").exists()
