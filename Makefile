@@ -20,7 +20,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/parity
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/parity
 
 # The builders need no TensorFlow: the same comparisons and tests of shapes pass on JAX.
 parity: $(VENV)/.parity

@@ -498,7 +498,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     else:
         return _fail("a .keras file does not say what to measure on; give --data")
     _print_bad_images(source)
-    result = training.evaluate(model, source, preprocessing=preprocessing)
+    result = training.evaluate(model, source, preprocessing=preprocessing, verbose=not options.json)
     if options.json:
         values = result.to_dict(confusion=options.per_class)
         print(json.dumps({"data": source.name, **values}))

@@ -8,6 +8,14 @@ settings.register_profile("deterministic", derandomize=True, deadline=None, data
 settings.load_profile("deterministic")
 
 
+# Files that take long are begun first: else one of two processes ends with them, alone.
+LONG = ("test_survival.py", "test_strategies.py", "test_launch.py", "test_models.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture
 def file_server():
     """A web server on this machine that serves what the test puts into its `files`."""

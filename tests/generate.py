@@ -4,7 +4,7 @@
 
 `keras_resnet/__init__.pyi`: the builders' signatures, for editors. `keras_resnet/networks.json`:
 what is counted on every built network, so that listing them needs no Keras (this takes three
-minutes). The table in README.md.
+minutes). The table in README.md, and that of the recipes in docs/training.md.
 """
 
 import inspect
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import keras_resnet
-from keras_resnet import architecture
+from keras_resnet import architecture, training
 from keras_resnet.counting import count
 from keras_resnet.weights.catalog import public_weights
 
@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 STUB = ROOT / "keras_resnet" / "__init__.pyi"
 COUNTS = ROOT / "keras_resnet" / "networks.json"
 README = ROOT / "README.md"
+TRAINING = ROOT / "docs" / "training.md"
 
 STUB_HEAD = """\
 # Made by tests/generate.py from the table of architectures.
@@ -118,8 +119,22 @@ def with_table(readme: str) -> str:
                   flags=re.DOTALL | re.MULTILINE)  # fmt: skip
 
 
+def with_recipes(page: str) -> str:
+    """The page about training with what the recipes say of themselves."""
+    entries = [
+        f"**`{name}`** — {recipe.source}.\n\n- Result: {recipe.result}.\n"
+        f"- `{recipe.command}`\n\n"
+        for name, recipe in training.RECIPES.items()
+    ]
+    marks = r"(<!-- recipes: [^\n]*-->\n).*?(<!-- end of recipes -->)"
+    return re.sub(
+        marks, lambda found: found[1] + "".join(entries) + found[2], page, flags=re.DOTALL
+    )
+
+
 if __name__ == "__main__":
     COUNTS.write_text(counts(), encoding="utf-8")
     STUB.write_text(stub(), encoding="utf-8")
     architecture._all_counts.cache_clear()
+    TRAINING.write_text(with_recipes(TRAINING.read_text(encoding="utf-8")), encoding="utf-8")
     README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,18 @@ from PIL import Image
 
 import keras_resnet
 from keras_resnet import __version__, cli
+
+COMMANDS = (
+    "train",
+    "evaluate",
+    "preview",
+    "compare",
+    "export",
+    "verify",
+    "classify",
+    "list",
+    "info",
+)
 
 
 def run(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -68,12 +81,10 @@ class TestHelp:
             check=True,
         )
         assert time.perf_counter() - started < 5  # seconds; importing TensorFlow alone takes longer
-        for command in ("train", "evaluate", "export", "verify", "classify", "list", "info"):
+        for command in COMMANDS:
             assert f"\n    {command} " in done.stdout
 
-    @pytest.mark.parametrize(
-        "command", ["train", "evaluate", "export", "verify", "classify", "list", "info"]
-    )
+    @pytest.mark.parametrize("command", COMMANDS)
     def test_every_command_teaches_by_an_example(self, capsys, command):
         status, out, _ = run(capsys, command, "--help")
         assert status == 0
@@ -171,7 +182,8 @@ class TestInfo:
 class TestTheWholePath:
     def test_training_writes_a_run(self, run_dir):
         names = {path.name for path in run_dir.iterdir()}
-        assert names == {"model.keras", "history.csv", "run.json", "curves.png"}
+        files = {"model.keras", "history.csv", "run.json", "curves.png"}
+        assert names == files | {"tensorboard"}
         info = json.loads((run_dir / "run.json").read_text())
         assert info["class_names"] == ["blue", "red"]
         assert info["recipe"]["epochs"] == 4
@@ -349,3 +361,127 @@ class TestMistakes:
         assert status == 0
         assert "left out 1 files" in err
         assert "broken.png" in err
+
+
+class TestLookingAtTrainings:
+    def test_preview_draws_what_the_network_will_see(self, capsys, photographs, tmp_path):
+        picture = tmp_path / "preview.png"
+        arguments = ("preview", "--data", f"folder:{photographs}", "--out", picture)
+        status, out, _ = run(capsys, *arguments, "--set", "mixup=0.5")
+        assert (status, out) == (0, f"drawn: {picture}\n")
+        with Image.open(picture) as image:
+            assert min(image.size) > 200
+        status, _, err = run(capsys, *arguments)
+        assert status == 1
+        assert "exists already" in err
+        status, out, _ = run(capsys, *arguments, "--force", "--json")
+        assert json.loads(out) == {"picture": str(picture)}
+
+    def test_compare_prints_a_table_and_draws_the_curves(self, capsys, run_dir, tmp_path):
+        other = shutil.copytree(run_dir, tmp_path / "other")
+        picture = tmp_path / "compare.png"
+        status, out, _ = run(capsys, "compare", run_dir, other, "--out", picture)
+        assert status == 0
+        assert "colors" in out
+        assert "other" in out
+        with Image.open(picture) as image:
+            image.verify()
+        status, out, _ = run(capsys, "compare", run_dir, other, "--json")
+        assert [row["run"] for row in json.loads(out)["runs"]] == ["colors", "other"]
+
+    def test_evaluate_tells_of_every_class(self, capsys, run_dir):
+        status, out, _ = run(capsys, "evaluate", run_dir, "--per-class")
+        assert status == 0
+        table = out.splitlines()[1:]
+        assert table[0].split() == ["class", "precision", "recall", "images"]
+        assert [line.split()[0] for line in table[1:3]] == ["red", "blue"] or [
+            line.split()[0] for line in table[1:3]
+        ] == ["blue", "red"]
+        _, out, _ = run(capsys, "evaluate", run_dir, "--json", "--per-class")
+        values = json.loads(out)
+        assert np.sum(values["confusion"]) == values["examples"] == 24
+        _, out, _ = run(capsys, "evaluate", run_dir, "--json")
+        assert json.loads(out).get("confusion") is None
+
+
+class TestHowToTrain:
+    def test_all_that_train_is_told_gets_into_the_run(self, capsys, photographs, tmp_path):
+        path = tmp_path / "run"
+        status, out, err = run(
+            capsys, "train", "--model", "resnet8", "--data", f"folder:{photographs}",
+            "--out", path, "--set", "epochs=1", "--set", "warmup_epochs=0", "--seed", "3",
+            "--precision", "mixed_bfloat16", "--class-weights", "red=2", "--precise-bn",
+            "--sync-bn", "--accumulate", "2", "--checkpoint-every", "2", "--input-size", "40",
+            "--cache", "none", "--json",
+        )  # fmt: skip
+        assert status == 0, err
+        assert json.loads(out)["run"] == str(path)
+        info = json.loads((path / "run.json").read_text())
+        told = {
+            "seed": 3,
+            "precision": "mixed_bfloat16",
+            "class_weights": {"red": 2.0},
+            "precise_bn": True,
+            "sync_bn": True,
+            "accumulate": 2,
+            "input_shape": [40, 40, 3],
+            "status": "finished",
+        }
+        assert {name: info[name] for name in told} == told
+        assert (path / "checkpoints" / "step-2.json").is_file()
+        # And it needs to be told none of it again.
+        status, out, err = run(capsys, "train", "--resume", "--out", path)
+        assert status == 0, err
+        assert "the run was finished before" in out
+
+    def test_training_starts_from_weights_with_a_new_classifier(self, capsys, run_dir, tmp_path):
+        path = tmp_path / "run"
+        arguments = ("train", "--model", "resnet8", "--data", "digits", "--out", path)
+        few = ("--set", "epochs=1", "--set", "warmup_epochs=0", "--set", "learning_rate=1e-9")
+        weights = run_dir / "model.keras"
+        status, _, err = run(capsys, *arguments, *few, "--weights", weights)
+        assert status == 0, err
+        first, second = (
+            keras_resnet.load_model(p / "model.keras").get_layer("stage4_block1_conv2").kernel
+            for p in (run_dir, path)
+        )
+        np.testing.assert_allclose(second, first, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("--data", "digits"), "--model NAME"),
+            (("--model", "resnet8"), "--data DATA"),
+            (("--model", "resnet8", "--data", "digits", "--checkpoint-every", "x"), "'90s'"),
+            (("--model", "resnet8", "--data", "digits", "--class-weights", "cat"), "cat=2,dog=0.5"),
+            (("--model", "resnet8", "--data", "digits", "--class-weights", "cat=2"), "'cat'"),
+            (("--model", "resnet8", "--data", "digits", "--accumulate", "5"), "accumulate=5"),
+            (("--model", "resnet8", "--data", "digits", "--cache", "attic"), "attic"),
+        ],
+    )
+    def test_what_cannot_be_trained_says_what_would_work(
+        self, capsys, tmp_path, arguments, message
+    ):
+        status, _, err = run(capsys, "train", *arguments, "--out", tmp_path / "run")
+        assert status == 1
+        assert message in err
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize(
+        "arguments", [("--profile", "5"), ("--profile", "9:5"), ("--precision", "int8"),
+                      ("--workers", "two"), ("--max-restarts", "-1")],
+    )  # fmt: skip
+    def test_a_wrong_option_is_status_2(self, capsys, tmp_path, arguments):
+        status, _, err = run(capsys, "train", "--out", tmp_path / "run", *arguments)
+        assert status == 2
+        assert arguments[0] in err
+
+    def test_a_profile_is_for_the_steps_that_were_named(self, capsys, photographs, tmp_path):
+        path = tmp_path / "run"
+        status, _, err = run(
+            capsys, "train", "--model", "resnet8", "--data", f"folder:{photographs}",
+            "--out", path, "--set", "epochs=1", "--set", "warmup_epochs=0", "--profile", "1:2",
+        )  # fmt: skip
+        assert status == 0, err
+        (profile,) = (path / "tensorboard" / "plugins" / "profile").glob("*/*.xplane.pb")
+        assert profile.stat().st_size > 0

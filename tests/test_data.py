@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import errno
+import functools
 import importlib.resources
 import io
 import re
@@ -1373,9 +1374,20 @@ def test_a_dataset_can_be_cached_on_the_disk(datasets, disk):
     assert len(images_in(directory)) == 2
 
 
+@pytest.fixture
+def data_dir(tmp_path, monkeypatch):
+    """An empty directory where TensorFlow Datasets looks for its own."""
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(
+        "tensorflow_datasets.builder", functools.partial(tfds.builder, data_dir=tmp_path)
+    )
+    return tmp_path
+
+
 @pytest.mark.parametrize("has_directory", [False, True])
-def test_a_dataset_that_has_to_be_downloaded_by_hand_says_how(datasets, has_directory):
-    manual = datasets["directory"] / "downloads" / "manual"
+def test_a_dataset_that_has_to_be_downloaded_by_hand_says_how(datasets, data_dir, has_directory):
+    manual = data_dir / "downloads" / "manual"
     if has_directory:
         save(manual / "something.png", random_pixels(4, 4, 3))
     with pytest.raises(data.DataError, match="by hand") as raised:
@@ -1387,12 +1399,7 @@ def test_a_dataset_that_has_to_be_downloaded_by_hand_says_how(datasets, has_dire
     assert "\n" not in message
 
 
-def test_imagenet_names_the_archives_that_it_needs(tmp_path, monkeypatch):
-    import tensorflow_datasets as tfds
-
-    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
-    builder = tfds.builder("imagenet2012", data_dir=tmp_path)
-    monkeypatch.setattr("tensorflow_datasets.builder", lambda name: builder)
+def test_imagenet_names_the_archives_that_it_needs(data_dir):
     with pytest.raises(data.DataError, match=r"ILSVRC2012_img_train\.tar and ILSVRC2012_img_val"):
         data.load("tfds:imagenet2012")
 

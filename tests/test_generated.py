@@ -1,18 +1,13 @@
-"""What is made from the table of architectures is what lies in the tree."""
+"""What is made from the tables of architectures and recipes is what lies in the tree."""
 
-import importlib.util
 import inspect
-from pathlib import Path
 
+import generate
 import numpy as np
 import pytest
 
 import keras_resnet
 from keras_resnet.layers import FanOutNormal
-
-spec = importlib.util.spec_from_file_location("generate", Path(__file__).with_name("generate.py"))
-generate = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(generate)
 
 REMEDY = "not current: make generate"
 
@@ -25,6 +20,12 @@ def test_the_table_of_the_readme_is_current():
     readme = generate.README.read_text(encoding="utf-8")
     assert generate.with_table(readme) == readme, REMEDY
     assert generate.table() in readme
+
+
+def test_the_recipes_of_the_page_about_training_are_current():
+    page = generate.TRAINING.read_text(encoding="utf-8")
+    assert generate.with_recipes(page) == page, REMEDY
+    assert all(f"**`{name}`**" in page for name in generate.training.RECIPES)
 
 
 def test_every_network_is_counted():

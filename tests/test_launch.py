@@ -5,6 +5,7 @@ the worker as `me`, of how many as `group`, and how often the group was started 
 """
 
 import contextlib
+import csv
 import json
 import os
 import re
@@ -439,3 +440,68 @@ while not (here / "pid-child").exists():
     assert run(code, workers=1) == 0
     child = int((tmp_path / "pid-child").read_text())
     wait_until(lambda: not is_running(child), seconds=5)
+
+
+# A training
+
+
+def start_training(directory):
+    """Two workers that train the smallest network of the family for 2 × 11 steps."""
+    words = "train --workers 2 --model resnet8 --data digits --recipe digits --checkpoint-every 4"
+    changes = ("batch_size=128", "epochs=2", "warmup_epochs=1")
+    options = [word for change in changes for word in ("--set", change)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "keras_resnet", *words.split(), *options, "--out", str(directory)],
+        env={k: v for k, v in os.environ.items() if k != "TF_CONFIG"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def workers_of(launcher):
+    """The process numbers of its workers, in the order of their start."""
+    table = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    )
+    rows = [line.split(maxsplit=2) for line in table.stdout.splitlines()]
+    return sorted(
+        int(pid)
+        for pid, parent, arguments in rows
+        if int(parent) == launcher.pid and " train " in arguments
+    )
+
+
+def finished(process):
+    """What a job has said, after it has ended well."""
+    said, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, said
+    return said
+
+
+def history_of(run):
+    """What the epochs gave, without how long they took."""
+    with (run / "history.csv").open(newline="") as file:
+        return [
+            {key: float(value) for key, value in row.items() if key != "images_per_second"}
+            for row in csv.DictReader(file)
+        ]
+
+
+def test_a_training_that_loses_a_worker_ends_as_one_that_does_not(tmp_path):
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    jobs = [start_training(run) for run in (undisturbed, disturbed)]
+    try:
+        second = jobs[1]
+        # In the first epoch, with 14 steps to go.
+        checkpoint = disturbed / "checkpoints" / "step-8.index"
+        wait_until(lambda: checkpoint.exists() or second.poll() is not None, seconds=300)
+        os.kill(workers_of(second)[1], signal.SIGKILL)
+        said = finished(second)
+        finished(jobs[0])
+    finally:
+        for job in jobs:
+            job.kill()
+    assert "worker 1 was killed by signal 9 (SIGKILL); restarting all 2" in said
+    assert len(history_of(undisturbed)) == 2
+    assert history_of(disturbed) == history_of(undisturbed)

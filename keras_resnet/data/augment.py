@@ -325,7 +325,8 @@ def _erase(images: tf.Tensor, uniforms: tf.Tensor, *, fill: tf.Tensor) -> tf.Ten
     """
     height, width = images.shape[1:3]
     sizes, place = uniforms[:, :-2], uniforms[:, -2:]
-    # In double precision: in single, how TensorFlow rounds depends on the place in the batch.
+    # The last bit of TensorFlow's exponential depends on the place in the batch, and a rounding
+    # may depend on it: hardly ever in double precision.
     area, ratio = tf.split(tf.cast(sizes, tf.float64), 2, axis=1)
     area = (_ERASE_AREA[0] + area * (_ERASE_AREA[1] - _ERASE_AREA[0])) * (height * width)
     low, high = map(math.log, _ERASE_RATIO)

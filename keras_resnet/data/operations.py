@@ -209,7 +209,7 @@ def _matrix(operation: str, by: float, height: int, width: int) -> tuple[float, 
 
 
 def _rotation(degrees: float, height: int, width: int) -> tuple[float, ...]:
-    """Counterclockwise around the center."""
+    """Counterclockwise around the center, computed as `PIL.Image.Image.rotate` does."""
     angle = -math.radians(degrees % 360.0)
     cosine, sine = round(math.cos(angle), 15), round(math.sin(angle), 15)
     x, y = width / 2, height / 2

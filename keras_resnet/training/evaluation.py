@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from rich.console import Console
+from rich.progress import track
 
 from keras_resnet import data as data_module
 from keras_resnet.data import Split
@@ -32,7 +35,14 @@ class Evaluator:
         self._scores, self._are_logits = split_head(network)
         self._step = tf.function(sum_over_replicas(strategy, self._replica_step))
 
-    def __call__(self, split: Split, preprocessing: Preprocessing, batch_size: int) -> Evaluation:
+    def __call__(
+        self,
+        split: Split,
+        preprocessing: Preprocessing,
+        batch_size: int,
+        *,
+        verbose: bool = False,
+    ) -> Evaluation:
         # Every batch gets the same size, a multiple of the replicas: a replica without an example
         # cannot run the network. What fills the last batch has the label -1 and does not count.
         replicas = self._strategy.num_replicas_in_sync
@@ -54,7 +64,8 @@ class Evaluator:
         confusion = np.zeros((classes, classes), np.int64)
         with split.own_errors():
             batches = share_of_worker(self._strategy, full, of_share)
-            for _ in range(math.ceil(split.examples / full)):
+            steps = range(math.ceil(split.examples / full))
+            for _ in _shown(steps) if verbose else steps:
                 sums = self._step(batches)
                 loss += float(sums[0])
                 correct += int(sums[1])
@@ -79,3 +90,8 @@ class Evaluator:
             count_top(labels, scores),
             count_confusions(labels, scores),
         ]
+
+
+def _shown(steps: range) -> Iterable[int]:
+    """With a bar, for a person at a terminal."""
+    return track(steps, description="Evaluating", transient=True, console=Console(stderr=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 import threading
 import time
 from types import FrameType, TracebackType
@@ -94,6 +95,7 @@ class Signals:
         if self.received:
             raise KeyboardInterrupt
         self.received = number
+        sys.stderr.write("stopping; a second signal stops at once, without a checkpoint\n")
 
 
 class Agreement:

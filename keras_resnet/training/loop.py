@@ -203,6 +203,7 @@ def evaluate(
     preprocessing: Preprocessing | None = None,
     batch_size: int = 256,
     strategy: str | tf.distribute.Strategy | None = "default",
+    verbose: bool = False,
 ) -> Evaluation:
     """Measures a classifier on a source's test split, or on any split.
 
@@ -212,6 +213,7 @@ def evaluate(
         preprocessing: how the network's input is made; None takes the model's own.
         batch_size: examples per step, over all replicas; the result does not depend on it.
         strategy: see `resolve_strategy`. The model must have been built in its scope.
+        verbose: whether to show how far it is.
     """
     data = data_module.load(data) if isinstance(data, str) else data
     _check_input(model)
@@ -219,7 +221,8 @@ def evaluate(
         check_classes(model, data.name, data.class_names)
     split = data.test if isinstance(data, ImageData) else data
     preprocessing = preprocessing or Preprocessing.from_model(model)
-    return Evaluator(model, resolve_strategy(strategy))(split, preprocessing, batch_size)
+    evaluator = Evaluator(model, resolve_strategy(strategy))
+    return evaluator(split, preprocessing, batch_size, verbose=verbose)
 
 
 class _Training:
