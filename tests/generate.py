@@ -122,8 +122,7 @@ def with_table(readme: str) -> str:
 def with_recipes(page: str) -> str:
     """The page about training with what the recipes say of themselves."""
     entries = [
-        f"**`{name}`** — {recipe.source}.\n\n- Result: {recipe.result}.\n"
-        f"- `{recipe.command}`\n\n"
+        f"**`{name}`** — {recipe.source}.\n\n- Result: {recipe.result}.\n- `{recipe.command}`\n\n"
         for name, recipe in training.RECIPES.items()
     ]
     marks = r"(<!-- recipes: [^\n]*-->\n).*?(<!-- end of recipes -->)"

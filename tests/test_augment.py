@@ -409,6 +409,17 @@ def test_an_operation_is_pillows_on_any_picture(image, operation, magnitude, sig
     np.testing.assert_array_equal(ours[0], expected)
 
 
+def test_halves_are_rounded_up_where_colors_become_grey():
+    red, green, blue = np.mgrid[:256, :256, :32].reshape(3, -1)
+    halfway = (19595 * red + 38470 * green + 7471 * blue) % 65536 == 32768  # Pillow's weights
+    colors = np.stack([red, green, blue], axis=-1)[halfway].astype(np.uint8)
+    assert len(colors) > 10
+    # At the last magnitude, with a minus, hardly anything but grey is left.
+    ours = by_us(colors[None, None], operations.OPERATIONS.index("color"), 30, 1, SPACES["trivial"])
+    expected = by_pillow(colors[None], "color", 30, 1, SPACES["trivial"])
+    np.testing.assert_array_equal(ours[0], expected)
+
+
 def test_magnitudes_begin_with_no_change():
     for space in SPACES.values():
         for name, magnitudes in space.magnitudes(30, 40).items():

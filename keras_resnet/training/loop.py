@@ -162,7 +162,7 @@ def fit(
         preprocessing = Preprocessing.from_model(network)
     if getattr(network, "class_names", ()) is None:
         network.class_names = data.class_names
-    writer = checkpoints = None
+    writer = None
     if run_dir is not None:
         settings = {
             "seed": seed,
@@ -172,13 +172,19 @@ def fit(
             "class_weights": class_weights,
             "precise_bn": precise_bn,
         }
-        writer = RunWriter(run_dir, network, data, recipe, preprocessing, replicas, settings)
-        checkpoints = Checkpoints(
-            Path(run_dir) / "checkpoints", trainer.state(), keep=keep_checkpoints
+        directory = Path(run_dir) / "checkpoints"
+        writer = RunWriter(
+            run_dir,
+            network,
+            data,
+            recipe,
+            preprocessing,
+            replicas,
+            settings,
+            Checkpoints(directory, trainer.state(), keep=keep_checkpoints),
+            writes=chief,
         )
-    training = _Training(
-        trainer, data, preprocessing, seed, schedule, writer, checkpoints, is_chief=chief
-    )
+    training = _Training(trainer, data, preprocessing, seed, schedule, writer, is_chief=chief)
     try:
         with _callbacks(callbacks, network, trainer.optimizer, recipe) as listeners:
             finished = training.run(listeners, resume=resume, verbose=verbose, profile=profile)
@@ -240,15 +246,12 @@ class _Training:
         seed: int,
         schedule: Schedule,
         writer: RunWriter | None,
-        checkpoints: Checkpoints | None,
         *,
         is_chief: bool,
     ):
         self._trainer, self._network = trainer, trainer.network
         self._data, self._preprocessing, self._seed = data, preprocessing, seed
-        self._schedule, self._writer, self._checkpoints = schedule, writer, checkpoints
-        self._writes = is_chief and writer is not None
-        self._is_chief = is_chief
+        self._schedule, self._writer, self._is_chief = schedule, writer, is_chief
         self._evaluator = Evaluator(trainer.network, trainer.strategy)
         self._agreement = Agreement(trainer.strategy)
         self.history: list[dict[str, float]] = []
@@ -282,10 +285,11 @@ class _Training:
             done=first_epoch * trainer.steps + taken,
             enabled=verbose and self._is_chief,
         )
-        board = Board(self._writer.directory if self._writer and self._writes else None, profile)
+        writer = self._writer
+        board = Board(writer.directory if writer and writer.writes else None, profile)
         self._network.stop_training = False
         saved = time.monotonic()
-        with Signals(enabled=self._checkpoints is not None) as signals, board, progress:
+        with Signals(enabled=writer is not None) as signals, board, progress:
             for line in damaged:
                 progress.note(f"left out a damaged checkpoint: {line}")
             if first_epoch or taken:
@@ -305,7 +309,7 @@ class _Training:
                 progress.end_epoch(epoch, logs)
                 board.epoch((epoch + 1) * trainer.steps, logs)
                 is_last = self._stops_early(progress) or epoch + 1 == recipe.epochs
-                if time.monotonic() - saved > _SAVE_SECONDS and self._writes and not is_last:
+                if time.monotonic() - saved > _SAVE_SECONDS and not is_last:
                     self._save_epochs()
                     saved = time.monotonic()
                 if is_last or self._network.stop_training:
@@ -327,7 +331,7 @@ class _Training:
             trainer.precise_statistics(self._batches(recipe.epochs, 0), steps)
         if precise_bn or recipe.early_stopping or self._evaluation is None:
             self._evaluation = self._evaluate()
-        if self._writer is not None and self._writes:
+        if self._writer is not None:
             few = len(self._data.class_names) <= _CLASSES_IN_RUN_JSON
             test = self._evaluation.to_dict(confusion=few)
             self._writer.save(self._network, self.history, "finished", test=test)
@@ -335,20 +339,21 @@ class _Training:
 
     def save_finished_epochs(self, error: BaseException) -> None:
         """Saves what the last finished epoch gave, after an interruption or a failure."""
-        if self._writer is None or not self._writes or not self._finished_weights:
+        if self._writer is None or not self._finished_weights:
             return
         self._network.set_weights(self._finished_weights)
         # Where no checkpoint could be written, this may fail as well; that one is reported.
-        expected = OSError if isinstance(error, CheckpointError) else ()
-        with contextlib.suppress(expected), _attribute(self._network, "optimizer", None):
+        expected = (OSError,) if isinstance(error, CheckpointError) else ()
+        with contextlib.suppress(*expected), _attribute(self._network, "optimizer", None):
             self._writer.save(self._network, self.history, "interrupted")
 
     def _resume(self) -> list[str]:
         """Goes back to the last checkpoint, if there is one; says which were damaged."""
-        if self._checkpoints is None or self._writer is None or not self._checkpoints.steps():
+        if self._writer is None:
             return []
-        self._writer.resume()
-        state, damaged = self._checkpoints.restore()
+        state, damaged = self._writer.resume()
+        if state is None:
+            return []
         self._position = (state["epoch"], state["steps"])
         self._seconds = state["seconds"]
         self.history = state["history"]
@@ -452,7 +457,7 @@ class _Training:
                 self._best, self._epochs_since_best = accuracy, -1
                 self._trainer.keep_as_best()
             self._epochs_since_best += 1
-            if self._writes:
+            if self._writer is not None and self._writer.writes:
                 weights = self._network.get_weights()
         logs = {"val_loss": self._evaluation.loss, "val_accuracy": accuracy}
         if self._evaluation.top5 is not None:
@@ -473,40 +478,40 @@ class _Training:
         return True
 
     def _save_epochs(self) -> None:
+        if self._writer is None:
+            return
         with _attribute(self._network, "optimizer", None), self._trainer.averaged_weights():
             self._writer.save(self._network, self.history)
 
     def _checkpoint_if_due(self, signals: Signals) -> None:
         """Writes a checkpoint if it is time or a signal came, and ends then."""
-        if self._checkpoints is None:
+        if self._writer is None:
             return
         epoch, taken = self._position
         step = epoch * self._trainer.steps + taken
         is_due, received = self._agreement.on(step, self._schedule, signals.received)
         if is_due or received:
-            self._write_checkpoint(step)
+            self._write_checkpoint(self._writer, step)
         if received:
             raise Interrupted(
                 f"interrupted after step {taken} of epoch {epoch + 1}; the checkpoint is in "
-                f"{self._checkpoints.directory}",
+                f"{self._writer.checkpoints.directory}",
                 received,
             )
 
-    def _write_checkpoint(self, step: int) -> None:
+    def _write_checkpoint(self, writer: RunWriter, step: int) -> None:
+        self._check_finite(step)
         self._trainer.average_statistics()
-        if self._writes:
-            epoch, taken = self._position
-            self._check_finite(step)
-            self._writer.begin()
-            state = {
-                "epoch": epoch,
-                "steps": taken,
-                "seconds": self._seconds,
-                "history": self.history,
-                "best": self._best,
-                "epochs_since_best": self._epochs_since_best,
-            }
-            self._checkpoints.save(step, state)
+        epoch, taken = self._position
+        state = {
+            "epoch": epoch,
+            "steps": taken,
+            "seconds": self._seconds,
+            "history": self.history,
+            "best": self._best,
+            "epochs_since_best": self._epochs_since_best,
+        }
+        writer.save_checkpoint(step, state)
         self._schedule.was_written()
 
 

@@ -22,6 +22,7 @@ from keras_resnet.data import ImageData, load
 from keras_resnet.files import atomic_file
 from keras_resnet.models import load_model
 from keras_resnet.preprocessing import Preprocessing
+from keras_resnet.training.checkpoints import Checkpoints
 from keras_resnet.training.recipes import Recipe
 
 _LIBRARIES = ("keras", "tensorflow", "numpy", "Pillow")
@@ -147,13 +148,15 @@ def refuse_existing_run(
 
 
 class RunWriter:
-    """Writes a run directory, each file atomically.
+    """Writes a run directory, each file atomically; of several workers, the chief's does.
 
     Nothing is written before there is something to keep, a checkpoint or a finished epoch: a
     training that fails at once leaves an older run as it was.
 
     Attributes:
         directory: where it writes.
+        checkpoints: the run's checkpoints.
+        writes: whether this process is the one that writes.
         settings: what must stay the same when a training goes on from a checkpoint.
     """
 
@@ -166,9 +169,14 @@ class RunWriter:
         preprocessing: Preprocessing,
         replicas: int,
         settings: Mapping[str, Any],
+        checkpoints: Checkpoints,
+        *,
+        writes: bool = True,
     ):
         architecture = getattr(model, "architecture", None)
         self.directory = Path(directory)
+        self.checkpoints = checkpoints
+        self.writes = writes
         plain = {
             "model": model.name,
             "architecture": architecture and architecture.to_dict(),
@@ -194,7 +202,7 @@ class RunWriter:
         }
         self._has_begun = False
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         """Puts this run in the place of an older one. Later calls do nothing."""
         if self._has_begun:
             return
@@ -203,12 +211,15 @@ class RunWriter:
             (self.directory / name).unlink(missing_ok=True)
         self._write_info({"epochs": 0})
 
-    def resume(self) -> None:
-        """Takes over the run that is there.
+    def resume(self) -> tuple[dict[str, Any] | None, list[str]]:
+        """Takes over the run that is there, if it has a checkpoint; see `Checkpoints.restore`.
 
         Raises:
+            CheckpointError: if all checkpoints are damaged.
             ValueError: if it was a training of another kind.
         """
+        if not self.checkpoints.steps():
+            return None, []
         before = read_info(self.directory)
         for name, value in _flat(self.settings).items():
             began = _flat(before).get(name)
@@ -219,6 +230,13 @@ class RunWriter:
                 )
         self._has_begun = True
         self._info["started"] = before.get("started", self._info["started"])
+        return self.checkpoints.restore()
+
+    def save_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
+        """Writes a checkpoint, see `Checkpoints.save`."""
+        if self.writes:
+            self._begin()
+            self.checkpoints.save(step, state)
 
     def save(
         self,
@@ -228,7 +246,9 @@ class RunWriter:
         **more: Any,
     ) -> None:
         """Writes all files as they are now; `status` is running, interrupted or finished."""
-        self.begin()
+        if not self.writes:
+            return
+        self._begin()
         with atomic_file(self.directory / "model.keras") as path:
             model.save(path)
         with (
