@@ -143,8 +143,11 @@ def test_an_image_depends_on_itself_and_its_own_numbers_alone(augmentation):
         )
 
 
-@kinds
-@pytest.mark.parametrize("batch", [5, None], ids=["fixed", "open"])
+@pytest.mark.parametrize(
+    ("augmentation", "batch"),
+    [*((augmentation, None) for augmentation in KINDS.values()), (KINDS["all"], 5)],
+    ids=[*KINDS, "all-fixed"],
+)
 def test_a_tf_data_pipeline_gives_the_same_with_its_static_shape(augmentation, batch):
     images, uniforms = random_images(5, 9, 11, 3), random_uniforms(5, augmentation)
     data = tf.data.Dataset.from_tensor_slices((images, uniforms)).batch(5, batch is not None)
