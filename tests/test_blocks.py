@@ -826,13 +826,14 @@ def test_a_block_of_ones_own_takes_five_lines():
     added=st.integers(0, 9),
     stride=st.integers(1, 4),
     dtype=st.sampled_from(DTYPES),
+    training=st.booleans(),
 )
 def test_a_zero_padded_shortcut_is_subsampling_and_zeros(
-    height, width, channels, added, stride, dtype
+    height, width, channels, added, stride, dtype, training
 ):
     x = random_values(2, height, width, channels).astype(dtype)
     shortcut = ZeroPadShortcut(channels + added, stride, dtype=dtype)
-    out = run(shortcut, x)
+    out = run(functools.partial(shortcut, training=training), x)
     before = added // 2
     expected = np.pad(x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (before, added - before)))
     assert out.dtype == dtype
