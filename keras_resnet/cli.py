@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         number = getattr(interruption, "signal", signal.SIGINT)
         print(f"keras-resnet: {str(interruption) or 'interrupted'}", file=sys.stderr)
         if str(interruption):  # of a training that can go on
-            print(f"go on with: keras-resnet train --resume --out {options.out}", file=sys.stderr)
+            print(f"go on with: {_how_to_go_on(options)}", file=sys.stderr)
         return 128 + int(number)
     except BrokenPipeError:  # the reader of a pipe, e.g. head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -275,7 +276,10 @@ def _add_train(add: Callable[..., Any]) -> None:
         "--checkpoint-every",
         default="10m",
         metavar="STEPS|TIME",
-        help="e.g. 500, 90s, 10m (default), 2h; the newest three are kept",
+        help="e.g. 500, 90s, 10m (default), 2h",
+    )
+    life.add_argument(
+        "--keep-checkpoints", type=_positive, default=3, metavar="N", help="default: 3"
     )
     life.add_argument("--force", action="store_true", help="overwrite the run that is there")
     life.add_argument(
@@ -327,15 +331,21 @@ def _train(options: argparse.Namespace) -> int:
     if options.workers:
         return _train_in_group(options)
     # What can be wrong is checked in the order of its cost: names, then files, then the network.
+    if options.model is not None:
+        architecture.get_architecture(options.model)
+    import_tensorflow()
     before = _run_to_resume(options)
     row = _row_to_train(options, before)
-    import_tensorflow()
     import tensorflow as tf
 
     from keras_resnet import training
 
+    training.runs.refuse_existing_run(options.out, options.force, resume=options.resume)
+    training.interruption.Schedule(options.checkpoint_every)
     # For this process, which is ours: a resumed run is the uninterrupted one, bit by bit.
     tf.config.experimental.enable_op_determinism()
+    # Before the data: a process that has run an operation can join no cluster.
+    strategy = training.resolve_strategy(options.strategy)
     if before is None:
         recipe = training.get_recipe(options.recipe or "small").replace(options.set)
     elif options.recipe is None:
@@ -375,7 +385,7 @@ def _train(options: argparse.Namespace) -> int:
         build,
         source,
         recipe,
-        strategy=options.strategy,
+        strategy=strategy,
         run_dir=options.out,
         seed=seed,
         accumulate=_kept(options.accumulate, before, "accumulate", 1),
@@ -383,6 +393,7 @@ def _train(options: argparse.Namespace) -> int:
         class_weights=_kept(weights, before, "class_weights", None),
         precise_bn=_kept(options.precise_bn, before, "precise_bn", False),
         checkpoint_every=options.checkpoint_every,
+        keep_checkpoints=options.keep_checkpoints,
         resume=options.resume,
         profile=options.profile,
         verbose=not options.json,
@@ -404,15 +415,49 @@ def _train_in_group(options: argparse.Namespace) -> int:
     """The same command in several processes on this machine."""
     from keras_resnet.training.launch import launch
 
-    # The last one counts: what is started here is a worker, and starts none itself.
-    command = [sys.executable, "-m", "keras_resnet", *options.arguments, "--workers", "0"]
+    if options.strategy not in ("auto", "multiworker"):
+        raise ValueError(
+            "--workers starts processes that train as one; it goes with --strategy auto or "
+            f"multiworker. Received: --strategy {options.strategy}"
+        )
+    if options.model is not None:
+        architecture.get_architecture(options.model)
+    run_json = Path(options.out) / "run.json"
+
+    def written() -> int | None:
+        return run_json.stat().st_mtime_ns if run_json.is_file() else None
+
+    before = written()
+    together = ["--strategy", "multiworker"] if options.workers > 1 else []
+    command = [sys.executable, "-m", "keras_resnet", *options.arguments, *together, *_AS_WORKER]
     return launch(
         command,
         options.workers,
         log_directory=Path(options.out) / "workers",
         max_restarts=options.max_restarts,
         first_only=("--force",),
+        has_begun=lambda: written() != before,
     )
+
+
+# The last one counts: what is started by `_train_in_group` is a worker, and starts none itself.
+_AS_WORKER = ("--workers", "0")
+
+# What a run does not remember, since it may go on elsewhere, and what a person will not want lost.
+_NOT_REMEMBERED = ("--workers", "--strategy", "--checkpoint-every", "--keep-checkpoints", "--cache")
+
+
+def _how_to_go_on(options: argparse.Namespace) -> str:
+    """The command that goes on with an interrupted training."""
+    words = list(options.arguments)
+    if tuple(words[-2:]) == _AS_WORKER:  # of a group, which was given the rest by a person
+        words = words[:-4] if words[-4:-2] == ["--strategy", "multiworker"] else words[:-2]
+    command = ["keras-resnet", "train", "--resume", "--out", options.out]
+    for word, value in zip(words, [*words[1:], ""], strict=True):
+        name, _, joined = word.partition("=")
+        if name in _NOT_REMEMBERED:
+            command += [name, joined or value]
+    return shlex.join(command)
 
 
 def _run_to_resume(options: argparse.Namespace) -> dict[str, Any] | None:
@@ -420,13 +465,15 @@ def _run_to_resume(options: argparse.Namespace) -> dict[str, Any] | None:
     if not options.resume:
         return None
     path = Path(options.out) / "run.json"
-    if not path.is_file() or not (path.parent / "checkpoints").is_dir():
+    if not path.is_file():
         if options.model is None or options.data is None:
             raise FileNotFoundError(
                 f"There is nothing to resume at {options.out}; start with --model and --data"
             )
         return None
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    from keras_resnet.training.runs import read_info
+
+    return read_info(options.out)
 
 
 def _kept(given: Any, before: dict[str, Any] | None, name: str, default: Any) -> Any:

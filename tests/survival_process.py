@@ -20,6 +20,8 @@ def train(
     stop_after=None,
     spoil_at=None,
     spoil_layer="logits",
+    callbacks=(),
+    **options,
 ):
     """Goes on with the run, or starts it; one byte per step is appended to `run_dir`.steps.
 
@@ -36,6 +38,8 @@ def train(
         spoil_at: the step of the whole training, counted from 1, before which the kernel of a
             layer becomes no number.
         spoil_layer: the layer's name.
+        callbacks: more of them.
+        options: of `training.fit`.
     """
     row = keras_resnet.get_architecture("resnet8").replace(
         name="tiny", blocks=(1, 1, 1), widths=widths, dropout=0.2, block_dropout=0.1
@@ -65,11 +69,11 @@ def train(
             "digits",
             training.get_recipe("digits").replace(["epochs=6", "ema=0.99", *changes]),
             run_dir=run_dir,
-            callbacks=[Watch()],
+            callbacks=[Watch(), *callbacks],
             checkpoint_every=every,
-            resume=True,
             seed=seed,
             verbose=verbose,
+            **({"resume": True} | options),
         )
     except KeyboardInterrupt:
         if stop_after is None:

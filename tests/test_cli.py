@@ -183,7 +183,7 @@ class TestTheWholePath:
     def test_training_writes_a_run(self, run_dir):
         names = {path.name for path in run_dir.iterdir()}
         files = {"model.keras", "history.csv", "run.json", "curves.png"}
-        assert names == files | {"tensorboard"}
+        assert names == files | {"checkpoints", "tensorboard"}
         info = json.loads((run_dir / "run.json").read_text())
         assert info["class_names"] == ["blue", "red"]
         assert info["recipe"]["epochs"] == 4
@@ -429,7 +429,17 @@ class TestHowToTrain:
         }
         assert {name: info[name] for name in told} == told
         assert (path / "checkpoints" / "step-2.json").is_file()
-        # And it needs to be told none of it again.
+        # And it needs to be told none of it again, here to train the second half anew.
+        for name in ("model.keras", "history.csv", "curves.png"):
+            (path / name).unlink()
+        for file in (path / "checkpoints").glob("step-3*"):
+            file.unlink()
+        (path / "run.json").write_text(json.dumps(info | {"status": "running"}))
+        status, out, err = run(capsys, "train", "--resume", "--out", path)
+        assert status == 0, err
+        assert "going on after step 2 of 3" in out
+        again = json.loads((path / "run.json").read_text())
+        assert {name: again[name] for name in told} == told
         status, out, err = run(capsys, "train", "--resume", "--out", path)
         assert status == 0, err
         assert "the run was finished before" in out
@@ -475,6 +485,36 @@ class TestHowToTrain:
         status, _, err = run(capsys, "train", "--out", tmp_path / "run", *arguments)
         assert status == 2
         assert arguments[0] in err
+
+    def test_a_group_trains_by_the_strategy_for_groups(self, capsys, tmp_path):
+        arguments = (
+            "train",
+            "--workers",
+            "2",
+            "--strategy",
+            "mirrored:2",
+            "--out",
+            tmp_path / "run",
+        )
+        status, _, err = run(capsys, *arguments)
+        assert status == 1
+        assert "auto or multiworker. Received: --strategy mirrored:2" in err
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize(
+        ("given", "told"),
+        [
+            (["--force"], ""),
+            (["--workers", "2", "--workers", "0"], " --workers 2"),
+            (["--workers=2", "--strategy", "multiworker", "--workers", "0"], " --workers 2"),
+            (["--checkpoint-every", "9", "--cache=none"], " --checkpoint-every 9 --cache none"),
+        ],
+    )
+    def test_how_to_go_on_repeats_what_the_run_does_not_remember(self, given, told):
+        arguments = ["train", "--model", "resnet8", "--out", "my runs", *given]
+        options = cli._parser().parse_args(arguments)
+        options.arguments = arguments
+        assert cli._how_to_go_on(options) == f"keras-resnet train --resume --out 'my runs'{told}"
 
     def test_a_profile_is_for_the_steps_that_were_named(self, capsys, photographs, tmp_path):
         path = tmp_path / "run"

@@ -223,6 +223,17 @@ if starts == 0:
     )
 
 
+def test_what_has_not_begun_starts_again_as_it_was(run, tmp_path):
+    """What --resume would go on from is an older run then, which --force shall overwrite."""
+    arguments = ("train", "--force", "--out", "x")
+    begun = iter([False, True])
+    code = "sys.exit(0 if starts == 2 else 75)"
+    status = run(code, arguments=arguments, first_only=("--force",), has_begun=lambda: next(begun))
+    assert status == 0
+    again = "train --force --out x"
+    assert starts(tmp_path) == [again, again, "train --out x --resume"]
+
+
 def test_the_kill_is_the_reason_even_where_the_others_fail_in_a_way_of_their_own(run, tmp_path):
     code = """
 if starts == 0:

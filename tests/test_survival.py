@@ -1,6 +1,7 @@
 """What becomes of a training that is killed, interrupted, or runs out of something."""
 
 import csv
+import errno
 import multiprocessing
 import os
 import random
@@ -12,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import survival_process
@@ -136,7 +138,8 @@ def resume(run_dir, **options):
 
 def test_the_newest_three_checkpoints_are_kept(run_dir):
     names = sorted(path.name for path in (run_dir / "checkpoints").glob("*.json"))
-    assert names == [f"step-{n * EVERY}.json" for n in (2, 3, 4)]
+    # One after the first epoch, of 22 steps, is written besides.
+    assert names == ["step-21.json", "step-22.json", "step-28.json"]
 
 
 def cut_short(path):
@@ -167,8 +170,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(
     resume(run_dir, verbose=True, stop_after=1)
     said = capsys.readouterr().out
     assert re.search(rf"left out a damaged checkpoint: .*step-{4 * EVERY}.* {complaint}", said)
-    # An epoch has 22 steps, and three times seven were taken before.
-    assert f"going on after step {3 * EVERY} of epoch 1" in said
+    assert "going on after step 22 of 132" in said
 
 
 def test_when_all_checkpoints_are_damaged_nothing_is_trained(run_dir):
@@ -176,7 +178,7 @@ def test_when_all_checkpoints_are_damaged_nothing_is_trained(run_dir):
         flip_a_bit(path)
     before = steps_taken(run_dir)
     with pytest.raises(
-        training.CheckpointError, match=r"None of the checkpoints .*step-28.*step-14"
+        training.CheckpointError, match=r"None of the checkpoints .*step-28.*step-22.*step-21"
     ):
         resume(run_dir)
     assert steps_taken(run_dir) == before
@@ -188,9 +190,9 @@ def test_a_checkpoint_that_was_cut_off_is_none(run_dir, capsys):
     resume(run_dir, verbose=True, stop_after=EVERY + 1)
     said = capsys.readouterr().out
     assert "damaged" not in said
-    assert f"going on after step {3 * EVERY} of epoch 1" in said
+    assert "going on after step 22 of 132" in said
     resume(run_dir, verbose=True, stop_after=1)  # what stood in its place is a whole one now
-    assert f"going on after step {4 * EVERY - 22} of epoch 2" in capsys.readouterr().out
+    assert "going on after step 28 of 132" in capsys.readouterr().out
 
 
 # What does not belong to the run
@@ -234,7 +236,109 @@ def test_a_run_without_checkpoints_is_not_resumed_over(run_dir):
     assert (run_dir / "model.keras").read_text() == "hours of work"
 
 
+def test_a_finished_run_is_not_taken_for_one_with_another_recipe(tmp_path):
+    few = ["epochs=1", "warmup_epochs=0"]
+    resume(tmp_path / "run", changes=few)
+    with pytest.raises(ValueError, match="another recipe field epochs"):
+        resume(tmp_path / "run", changes=["epochs=2", "warmup_epochs=0"])
+
+
+def test_what_is_overwritten_by_force_is_not_gone_on_with(tmp_path):
+    """The old checkpoints would look like those of the new training, of the same settings."""
+    run = tmp_path / "run"
+    few = ["epochs=3", "warmup_epochs=0"]
+    resume(run, changes=few)
+    assert max(int(p.stem.split("-")[1]) for p in (run / "checkpoints").glob("*.json")) == 66
+    result = resume(run, changes=few, resume=False, force=True, stop_after=25)
+    assert result is None
+    steps = [int(path.stem.split("-")[1]) for path in (run / "checkpoints").glob("*.json")]
+    assert max(steps) == 22
+    assert len(list((run / "tensorboard").iterdir())) == 1
+
+
+class Fail(keras.callbacks.Callback):
+    """As a vanished file or a lost worker would."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.at = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.at:
+            raise OSError("gone")
+
+
+def test_from_the_first_epoch_on_there_is_a_checkpoint(tmp_path):
+    """However long the time between two of them is."""
+    torn, whole = tmp_path / "torn", tmp_path / "whole"
+    few = ["epochs=3", "warmup_epochs=0"]
+    with pytest.raises(OSError, match="gone"):
+        survival_process.train(torn, "1h", few, callbacks=[Fail(1)])
+    assert training.load_run(torn).info["status"] == "interrupted"
+    first = survival_process.train(torn, "1h", few)
+    second = survival_process.train(whole, "1h", few)
+    for a, b in zip(first.model.get_weights(), second.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert history_of(torn) == history_of(whole)
+    assert steps_taken(torn) == steps_taken(whole) == 66
+
+
+class Signal(keras.callbacks.Callback):
+    """Sends this process a signal at the end of an epoch, when it has been evaluated."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.at = epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_after_the_last_step_leaves_what_is_left_to_do(tmp_path):
+    few = ["epochs=2", "warmup_epochs=0", "early_stopping=5"]
+    with pytest.raises(training.Interrupted, match="interrupted after step 44 of 44") as stop:
+        survival_process.train(tmp_path / "run", "1h", few, callbacks=[Signal(1)], precise_bn=True)
+    assert stop.value.signal == signal.SIGTERM
+    assert training.load_run(tmp_path / "run").info["status"] == "interrupted"
+    done = survival_process.train(tmp_path / "run", "1h", few, precise_bn=True)
+    assert steps_taken(tmp_path / "run") == 44
+    assert len(done.history) == 2
+    assert training.load_run(tmp_path / "run").info["status"] == "finished"
+    assert done.evaluation is not None
+
+
+def test_an_interruption_after_the_training_says_where_the_checkpoint_is(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("keras_resnet.training.step.Trainer.precise_statistics", interrupt)
+    few = ["epochs=1", "warmup_epochs=0"]
+    with pytest.raises(training.Interrupted, match="the last checkpoint is that of step 22"):
+        survival_process.train(tmp_path / "run", "1h", few, precise_bn=True)
+
+
 # What runs out
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_a_checkpoint_whose_manifest_cannot_be_written_costs_no_other(run_dir, monkeypatch, keep):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("keras_resnet.training.checkpoints.atomic_file", full)
+        with pytest.raises(training.CheckpointError, match=r"step 35 .*No space left on device"):
+            resume(run_dir, keep_checkpoints=keep)
+    resume(run_dir, keep_checkpoints=keep, stop_after=8)
+    kept = sorted(path.stem for path in (run_dir / "checkpoints").glob("*.json"))
+    assert kept == ["step-35"] if keep == 1 else ["step-21", "step-28", "step-35"]
+
+
+@pytest.mark.parametrize("keep", [0, -1, 1.5, True])
+def test_a_number_of_checkpoints_that_cannot_be_is_refused(tmp_path, keep):
+    with pytest.raises(ValueError, match=f"`keep`.*Received: keep={keep}"):
+        resume(tmp_path / "run", keep_checkpoints=keep)
 
 
 def test_a_loss_that_is_no_number_leaves_the_last_good_checkpoint(run_dir):
@@ -323,17 +427,19 @@ def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(tmp_path, number, stat
     assert process.returncode == status, errors
     lines = errors.strip().splitlines()
     assert re.fullmatch(
-        r"keras-resnet: interrupted after step \d+ of epoch \d; the checkpoint is in .*", lines[-2]
+        r"keras-resnet: interrupted after step \d+ of 66; the checkpoint is in .*", lines[-2]
     )
-    assert lines[-1] == f"go on with: keras-resnet train --resume --out {run}"
-    stopped = re.search(r"after step (\d+) of epoch (\d)", lines[-2])
+    how = f"go on with: keras-resnet train --resume --out {run} --checkpoint-every 5"
+    assert lines[-1] == how
+    step = re.search(r"after step (\d+) of", lines[-2])[1]
+    assert (run / "checkpoints" / f"step-{step}.json").is_file()
     if number == signal.SIGTERM:
         return
     # Word for word what it says, and nothing more.
-    process = command("--resume", "--out", str(run))
+    process = command(*how.split()[5:])
     out, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert f"going on after step {stopped[1]} of epoch {stopped[2]}" in out
+    assert f"going on after step {step} of 66" in out
     assert training.load_run(run).info["status"] == "finished"
 
 

@@ -168,9 +168,15 @@ def test_the_model_learns_the_names_of_the_classes(result):
     assert result.model.class_names == COLORS
 
 
-def test_a_run_leaves_four_files_and_the_summaries_for_tensorboard(result):
-    files = sorted(path.name for path in result.run_dir.iterdir())
-    assert files == ["curves.png", "history.csv", "model.keras", "run.json", "tensorboard"]
+def test_a_run_leaves_four_files_checkpoints_and_the_summaries_for_tensorboard(result):
+    assert sorted(path.name for path in result.run_dir.iterdir()) == [
+        "checkpoints",
+        "curves.png",
+        "history.csv",
+        "model.keras",
+        "run.json",
+        "tensorboard",
+    ]
 
 
 def test_tensorboard_gets_the_figures_of_the_history(result):

@@ -36,7 +36,10 @@ class Checkpoints:
     Args:
         directory: where they lie.
         variables: by group; restored in place. Groups and the shapes in them must not change.
-        keep: how many of the newest are kept.
+        keep: how many of the newest are kept, one at least.
+
+    Raises:
+        ValueError: for another `keep`.
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class Checkpoints:
         variables: Mapping[str, Sequence[Any]],
         keep: int = 3,
     ):
+        if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
+            raise ValueError(f"Argument `keep` must be a positive integer. Received: keep={keep!r}")
         self.directory = Path(directory)
         self._variables = {name: list(group) for name, group in variables.items() if group}
         self._checkpoint = tf.train.Checkpoint(**self._variables)
@@ -66,8 +71,9 @@ class Checkpoints:
         with self._own_errors(step):
             if self._manager is None:
                 self._clear_up()
+                # It would remove the old ones before the new one's manifest is written.
                 self._manager = tf.train.CheckpointManager(
-                    self._checkpoint, str(self.directory), self._keep, checkpoint_name=_NAME
+                    self._checkpoint, str(self.directory), None, checkpoint_name=_NAME
                 )
             self._manager.save(checkpoint_number=step)
             manifest = {
@@ -144,6 +150,11 @@ class Checkpoints:
             if path.name == "checkpoint" or (match and int(match[1]) not in whole):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
+    def clear(self) -> None:
+        """Removes all checkpoints: another training begins in their place."""
+        if self.directory.is_dir():
+            shutil.rmtree(self.directory)
+
     def _verified(self, step: int) -> dict[str, Any]:
         path = self.directory / f"{_NAME}-{step}.json"
         try:
@@ -160,7 +171,11 @@ class Checkpoints:
             file = self.directory / Path(name).name
             if not file.is_file():
                 raise CheckpointError(f"{file} is missing")
-            if _digest(file) != digest:
+            try:
+                is_whole = _digest(file) == digest
+            except OSError as error:
+                raise CheckpointError(f"{file} is damaged ({error})") from None
+            if not is_whole:
                 raise CheckpointError(f"{file} is damaged (its digest differs)")
         return dict(manifest)
 
@@ -172,9 +187,9 @@ class Checkpoints:
             have, want = saved.get(group, []), present.get(group, [])
             if have != want:
                 raise ValueError(
-                    f"The checkpoint of step {step} in {self.directory} is of another training: "
-                    f"its group {group!r} holds {len(have)} variables, this one's {len(want)}, or "
-                    "of other shapes"
+                    f"The checkpoint of step {step} in {self.directory} is of another training. "
+                    f"Received: {len(want)} variables of the kind {group!r}, where it has "
+                    f"{len(have)}, or of other shapes"
                 )
 
     def _description(self) -> dict[str, list[list[Any]]]:

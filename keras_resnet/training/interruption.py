@@ -111,6 +111,13 @@ class Agreement:
 
         self._total = tf.function(total)
 
+    def is_on(self, value: int) -> bool:
+        """Whether all have the same value."""
+        if self._is_alone:
+            return True
+        total, replicas = self._total(tf.constant([value, 1], tf.int32)).numpy()
+        return bool(total == value * replicas)
+
     def on(self, step: int, schedule: Schedule, received: int) -> tuple[bool, int]:
         """Whether a checkpoint is due, and the signal that came to any of the workers, or 0.
 

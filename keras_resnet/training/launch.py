@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -43,6 +43,7 @@ def launch(
     max_restarts: int = 3,
     resume_flag: str = "--resume",
     first_only: Sequence[str] = (),
+    has_begun: Callable[[], bool] = lambda: True,
     settle: float = 20.0,
     grace: float = 30.0,
 ) -> int:
@@ -63,6 +64,8 @@ def launch(
         resume_flag: argument to add when the group starts again.
         first_only: arguments to leave out when the group starts again, such as one that would
             overwrite what the first start has written.
+        has_begun: whether there is something of this job to go on from; where there is not, the
+            group starts again by the command as it is.
         settle: seconds that the others have to end by themselves after one has failed. A worker
             hears of a dead process within 2 s and of a silent one within 11 s (measured with
             TensorFlow 2.21), but one that still waits for its group to form would wait for ever.
@@ -105,8 +108,9 @@ def launch(
                 f"{verdict.reason}; restarting {who} from the last checkpoint "
                 f"({restart} of {max_restarts})"
             )
-            arguments = [word for word in command if word not in (resume_flag, *first_only)]
-            arguments.append(resume_flag)
+            if has_begun():
+                arguments = [word for word in command if word not in (resume_flag, *first_only)]
+                arguments.append(resume_flag)
     return verdict.status
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ import tensorflow as tf
 
 from keras_resnet import data as data_module
 from keras_resnet.data import ImageData, Split
+from keras_resnet.data.augment import Augmentation
 from keras_resnet.models import check_classes
 from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.training.board import Board
@@ -138,14 +140,15 @@ def fit(
         Interrupted: after SIGINT (Ctrl-C) or SIGTERM, when the checkpoint is written. It is a
             `KeyboardInterrupt`.
     """
+    # What can be wrong is checked in the order of its cost; what is there already, on every worker
+    # and before the strategy waits for the others, though the chief alone writes later.
     recipe = get_recipe(recipe)
-    data = data_module.load(data) if isinstance(data, str) else data
     _check_arguments(seed, precision, resume, run_dir, accumulate)
     schedule = Schedule(checkpoint_every)
-    weights = _class_weights(class_weights, data)
     if run_dir is not None:
-        # On every worker, and before the strategy waits for the others: the chief writes later.
         refuse_existing_run(run_dir, force, resume=resume)
+    data = data_module.load(data) if isinstance(data, str) else data
+    weights = _class_weights(class_weights, data)
     resolved = resolve_strategy(strategy)
     chief, replicas = is_chief(resolved), resolved.num_replicas_in_sync
     _check_batch(recipe, data, replicas, accumulate)
@@ -193,6 +196,7 @@ def fit(
         evaluation = training.finish(precise_bn=precise_bn)
     except BaseException as error:
         training.save_finished_epochs(error)
+        training.say_how_it_goes_on(error)
         raise
     return Result(
         _free(network, model, resolved),
@@ -261,6 +265,7 @@ class _Training:
         self._seconds = 0.0  # of the epoch so far
         self._best: float | None = None
         self._epochs_since_best = 0
+        self._is_over = False
 
     def run(
         self,
@@ -274,6 +279,7 @@ class _Training:
         trainer, recipe = self._trainer, self._trainer.recipe
         damaged: list[str] = []
         if resume and self._writer is not None and is_finished(self._writer.directory):
+            self._writer.check_settings()
             return False
         if resume:
             damaged = self._resume()
@@ -293,8 +299,8 @@ class _Training:
             for line in damaged:
                 progress.note(f"left out a damaged checkpoint: {line}")
             if first_epoch or taken:
-                progress.note(f"going on after step {taken} of epoch {first_epoch + 1}")
-            for epoch in range(first_epoch, recipe.epochs):
+                progress.note(f"going on after {self._where()}")
+            for epoch in range(first_epoch, 0 if self._is_over else recipe.epochs):
                 trainer.begin_epoch(epoch)
                 listeners.on_epoch_begin(epoch)
                 logs = self._train_epoch(epoch, listeners, progress, board, signals)
@@ -303,32 +309,40 @@ class _Training:
                 logs |= validation
                 listeners.on_epoch_end(epoch, logs)
                 self.history.append({"epoch": epoch + 1, **logs})
-                self._finished_weights = weights
                 self._position, self._seconds = (epoch + 1, 0), 0.0
                 trainer.reset_totals()
                 progress.end_epoch(epoch, logs)
                 board.epoch((epoch + 1) * trainer.steps, logs)
-                is_last = self._stops_early(progress) or epoch + 1 == recipe.epochs
-                if time.monotonic() - saved > _SAVE_SECONDS and not is_last:
+                self._is_over = (
+                    self._stops_early(progress)
+                    or self._network.stop_training
+                    or epoch + 1 == recipe.epochs
+                )
+                # With the first epoch's, there is a model that must not be lost; what follows the
+                # last may take long.
+                self._checkpoint_if_due(signals, always=epoch == 0 or self._is_over)
+                self._finished_weights = weights
+                if self._is_over:
+                    break
+                if time.monotonic() - saved > _SAVE_SECONDS:
                     self._save_epochs()
                     saved = time.monotonic()
-                if is_last or self._network.stop_training:
-                    break
-                self._checkpoint_if_due(signals)
         return True
 
     def finish(self, *, precise_bn: bool) -> Evaluation:
         """Brings the weights to what is kept, measures and saves them."""
         trainer, recipe = self._trainer, self._trainer.recipe
-        trainer.average_statistics()
+        trainer.unfreeze()
         if recipe.early_stopping:
             trainer.take_best()
         else:
             trainer.take_averages()
-        trainer.average_statistics()
         if precise_bn:
-            steps = min(trainer.steps, _PRECISE_BATCHES)
-            trainer.precise_statistics(self._batches(recipe.epochs, 0), steps)
+            steps = min(trainer.steps * trainer.accumulate, _PRECISE_BATCHES)
+            plain = dataclasses.replace(recipe.augmentation, mixup=0.0, cutmix=0.0)
+            micro_batch = recipe.batch_size // trainer.accumulate
+            batches = self._batches(recipe.epochs, 0, micro_batch, plain)
+            trainer.precise_statistics(batches, steps)
         if precise_bn or recipe.early_stopping or self._evaluation is None:
             self._evaluation = self._evaluate()
         if self._writer is not None:
@@ -339,39 +353,70 @@ class _Training:
 
     def save_finished_epochs(self, error: BaseException) -> None:
         """Saves what the last finished epoch gave, after an interruption or a failure."""
-        if self._writer is None or not self._finished_weights:
+        if self._writer is None:
             return
-        self._network.set_weights(self._finished_weights)
         # Where no checkpoint could be written, this may fail as well; that one is reported.
         expected = (OSError,) if isinstance(error, CheckpointError) else ()
         with contextlib.suppress(*expected), _attribute(self._network, "optimizer", None):
-            self._writer.save(self._network, self.history, "interrupted")
+            if self._finished_weights:
+                self._network.set_weights(self._finished_weights)
+                self._writer.save(self._network, self.history, "interrupted")
+            else:
+                self._writer.mark("interrupted")
+
+    def say_how_it_goes_on(self, error: BaseException) -> None:
+        """Raises `Interrupted` in the place of a mere `KeyboardInterrupt` if there is a checkpoint.
+
+        Such a one comes from a second signal, or after the last epoch.
+        """
+        bare = isinstance(error, KeyboardInterrupt) and not isinstance(error, Interrupted)
+        steps = self._writer.checkpoints.steps() if self._writer is not None else []
+        if bare and steps and self._writer is not None:
+            raise Interrupted(
+                f"interrupted; the last checkpoint is that of step {steps[-1]}, in "
+                f"{self._writer.checkpoints.directory}",
+                signal.SIGINT,
+            ) from error
 
     def _resume(self) -> list[str]:
         """Goes back to the last checkpoint, if there is one; says which were damaged."""
         if self._writer is None:
             return []
         state, damaged = self._writer.resume()
+        step = 0 if state is None else state["epoch"] * self._trainer.steps + state["steps"]
+        if not self._agreement.is_on(step):
+            raise CheckpointError(
+                "The workers have found different checkpoints; every machine must see the same "
+                f"run directory. Received: {self._writer.directory}, which ends at step {step} here"
+            )
         if state is None:
             return []
+        self._is_over = state["over"]
         self._position = (state["epoch"], state["steps"])
         self._seconds = state["seconds"]
         self.history = state["history"]
         self._best, self._epochs_since_best = state["best"], state["epochs_since_best"]
         return damaged
 
-    def _batches(self, epoch: int, start: int) -> Iterator[Any]:
+    def _batches(
+        self,
+        epoch: int,
+        start: int,
+        batch_size: int | None = None,
+        augmentation: Augmentation | None = None,
+    ) -> Iterator[Any]:
         """The batches of an epoch from the one with the number `start` on."""
         recipe = self._trainer.recipe
+        batch_size = batch_size or recipe.batch_size
 
         def of_share(share: tuple[int, int]) -> tf.data.Dataset:
             return data_module.batches(
                 self._data.train,
-                recipe.batch_size,
+                batch_size,
                 self._network.input_shape[1:],
                 self._preprocessing,
                 dtype=str(self._network.inputs[0].dtype),
-                augment=recipe.augmentation,
+                augment=augmentation or recipe.augmentation,
                 shuffle=(self._seed, epoch),
                 remainder="drop",
                 start=start,
@@ -379,7 +424,7 @@ class _Training:
                 classes=len(self._data.class_names),
             )
 
-        return share_of_worker(self._trainer.strategy, recipe.batch_size, of_share)
+        return share_of_worker(self._trainer.strategy, batch_size, of_share)
 
     def _train_epoch(
         self,
@@ -448,15 +493,17 @@ class _Training:
     def _validate(self) -> tuple[dict[str, float], list[Any]]:
         """What the test split says of the weights that would be kept, and those weights."""
         weights: list[Any] = []
+        self._trainer.average_statistics()
         with self._trainer.averaged_weights():
             self._evaluation = self._evaluate()
             accuracy = self._evaluation.accuracy
             if self._trainer.recipe.early_stopping and (
                 self._best is None or accuracy > self._best
             ):
-                self._best, self._epochs_since_best = accuracy, -1
+                self._best, self._epochs_since_best = accuracy, 0
                 self._trainer.keep_as_best()
-            self._epochs_since_best += 1
+            else:
+                self._epochs_since_best += 1
             if self._writer is not None and self._writer.writes:
                 weights = self._network.get_weights()
         logs = {"val_loss": self._evaluation.loss, "val_accuracy": accuracy}
@@ -478,30 +525,37 @@ class _Training:
         return True
 
     def _save_epochs(self) -> None:
-        if self._writer is None:
+        # `_validate` has averaged what is saved. The other workers, whose clocks differ, need not
+        # take part.
+        if self._writer is None or not self._writer.writes:
             return
         with _attribute(self._network, "optimizer", None), self._trainer.averaged_weights():
             self._writer.save(self._network, self.history)
 
-    def _checkpoint_if_due(self, signals: Signals) -> None:
-        """Writes a checkpoint if it is time or a signal came, and ends then."""
+    def _checkpoint_if_due(self, signals: Signals, *, always: bool = False) -> None:
+        """Writes a checkpoint if it is time; also if a signal came, which ends the training."""
         if self._writer is None:
             return
         epoch, taken = self._position
         step = epoch * self._trainer.steps + taken
         is_due, received = self._agreement.on(step, self._schedule, signals.received)
-        if is_due or received:
+        if is_due or received or always:
             self._write_checkpoint(self._writer, step)
         if received:
             raise Interrupted(
-                f"interrupted after step {taken} of epoch {epoch + 1}; the checkpoint is in "
+                f"interrupted after {self._where()}; the checkpoint is in "
                 f"{self._writer.checkpoints.directory}",
                 received,
             )
 
+    def _where(self) -> str:
+        epoch, taken = self._position
+        steps = self._trainer.steps
+        return f"step {epoch * steps + taken} of {self._trainer.recipe.epochs * steps}"
+
     def _write_checkpoint(self, writer: RunWriter, step: int) -> None:
-        self._check_finite(step)
         self._trainer.average_statistics()
+        self._check_finite(step)
         epoch, taken = self._position
         state = {
             "epoch": epoch,
@@ -510,6 +564,7 @@ class _Training:
             "history": self.history,
             "best": self._best,
             "epochs_since_best": self._epochs_since_best,
+            "over": self._is_over,
         }
         writer.save_checkpoint(step, state)
         self._schedule.was_written()
@@ -611,7 +666,9 @@ def _check_arguments(
             f"model. Received: precision={precision!r}"
         )
     if resume and run_dir is None:
-        raise ValueError("To resume a training, give the `run_dir` with its checkpoints")
+        raise ValueError(
+            "To resume a training, give the `run_dir` with its checkpoints. Received: run_dir=None"
+        )
 
 
 def _class_weights(given: Mapping[str, float] | str | None, data: ImageData) -> np.ndarray | None:
@@ -645,11 +702,6 @@ def _check_batch(recipe: Recipe, data: ImageData, replicas: int, accumulate: int
         raise ValueError(
             "Recipe field `batch_size` must be at most the number of training images. Received: "
             f"batch_size={recipe.batch_size} for {data.train.examples} images of {data.name}"
-        )
-    if recipe.batch_size % replicas:
-        raise ValueError(
-            "Recipe field `batch_size`, the global batch, must be a multiple of the number of "
-            f"replicas. Received: batch_size={recipe.batch_size} for {replicas} replicas"
         )
     if recipe.batch_size % (replicas * accumulate):
         raise ValueError(

@@ -28,7 +28,7 @@ class Progress:
         self._before = done
         self._epochs, self._steps, self._batch_size = epochs, steps, batch_size
         self._enabled = enabled
-        self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
         self._bar: RichProgress | None = None
         self._task: Any = None
         self._last = self._started = time.perf_counter()

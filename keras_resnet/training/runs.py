@@ -12,6 +12,7 @@ import os
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,7 @@ class RunWriter:
             "versions": _versions(),
         }
         self._has_begun = False
+        self._created = time.time()
 
     def _begin(self) -> None:
         """Puts this run in the place of an older one. Later calls do nothing."""
@@ -209,6 +211,10 @@ class RunWriter:
         self._has_begun = True
         for name in ("model.keras", "history.csv", "curves.png"):
             (self.directory / name).unlink(missing_ok=True)
+        self.checkpoints.clear()
+        for path in (self.directory / "tensorboard").rglob("*"):
+            if path.is_file() and path.stat().st_mtime < self._created:
+                path.unlink()
         self._write_info({"epochs": 0})
 
     def resume(self) -> tuple[dict[str, Any] | None, list[str]]:
@@ -220,17 +226,31 @@ class RunWriter:
         """
         if not self.checkpoints.steps():
             return None, []
-        before = read_info(self.directory)
-        for name, value in _flat(self.settings).items():
-            began = _flat(before).get(name)
-            if began != value:
-                raise ValueError(
-                    f"The run {self.directory} cannot go on with another {name}. Received: "
-                    f"{value!r}, and it began with {began!r}"
-                )
+        before = self.check_settings()
         self._has_begun = True
         self._info["started"] = before.get("started", self._info["started"])
         return self.checkpoints.restore()
+
+    def check_settings(self) -> dict[str, Any]:
+        """The `run.json` that is there, which must be of a training like this one.
+
+        Raises:
+            ValueError: if it is of another kind.
+        """
+        before = read_info(self.directory)
+        flat = _flat(before)
+        for name, value in _flat(self.settings).items():
+            if flat.get(name) != value:
+                raise ValueError(
+                    f"The run {self.directory} cannot go on with another {name}. Received: "
+                    f"{value!r}, and it began with {flat.get(name)!r}"
+                )
+        return before
+
+    def mark(self, status: str) -> None:
+        """Notes how the training stands, if anything of it was written."""
+        if self.writes and self._has_begun:
+            self._write_info({"status": status})
 
     def save_checkpoint(self, step: int, state: Mapping[str, Any]) -> None:
         """Writes a checkpoint, see `Checkpoints.save`."""

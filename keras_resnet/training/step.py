@@ -118,9 +118,9 @@ class Trainer:
         self.totals = [tf.Variable(0.0, dtype=tf.float64), tf.Variable(0, dtype=tf.int64)]
         self._frozen_layers: list[keras.layers.Layer] | None = None
         self._compile()
-        self.average_statistics = tf.function(self._average_statistics)
         self._swap_averages = tf.function(self._swap)
-        self._copy_best = tf.function(self._copy)
+        self.keep_as_best = tf.function(self._keep_as_best)
+        self.take_best = tf.function(self._take_best)
         self._all_finite = tf.function(self._are_finite)
 
     def state(self) -> dict[str, list[Any]]:
@@ -144,7 +144,12 @@ class Trainer:
             freeze(self.network, self.recipe.frozen, norm=False)
             self._frozen_layers = [layer for layer in before if not layer.trainable]
             self._compile()
-        elif not wants_frozen and self._frozen_layers is not None:
+        elif not wants_frozen:
+            self.unfreeze()
+
+    def unfreeze(self) -> None:
+        """Frees what `begin_epoch` has frozen."""
+        if self._frozen_layers is not None:
             for layer in self._frozen_layers:
                 layer.trainable = True
             self._frozen_layers = None
@@ -179,6 +184,7 @@ class Trainer:
             return sums
 
         self.step = tf.function(step)
+        self._average_statistics = tf.function(self._bring_statistics_together)
 
     def _replica_step(self, images: tf.Tensor, labels: tf.Tensor) -> list[tf.Tensor]:
         gradients, sums = self._gradients(images, labels)
@@ -238,9 +244,9 @@ class Trainer:
                 losses *= self._weights_of(labels, losses.dtype)
             total = tf.reduce_sum(losses)
             loss = total / recipe.batch_size
+            terms = self.strategy.num_replicas_in_sync * self.accumulate
             for extra in self._scores.losses:  # a user's own regularizers
-                parts = self.strategy.num_replicas_in_sync * self.accumulate
-                loss += tf.cast(extra, loss.dtype) / parts
+                loss += tf.cast(extra, loss.dtype) / terms
             if self._scale is not None:
                 loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(loss, self._trained)
@@ -293,23 +299,38 @@ class Trainer:
             return float(tf.convert_to_tensor(self.optimizer.learning_rate))
         return float(self._rate(step))
 
-    def _average_statistics(self) -> None:
+    def average_statistics(self) -> None:
         """Brings batch normalization's moving statistics of all replicas to their mean.
 
-        Keras keeps those of each replica apart, and would save replica 0's.
+        Keras keeps those of each replica apart, and would save replica 0's. The averages of the
+        weights hold such statistics as well. All workers must call this together.
         """
         if self.strategy.num_replicas_in_sync == 1:
             return
+        self._average_statistics()
+        with self.averaged_weights():
+            if self._averages:
+                self._average_statistics()
+
+    def _bring_statistics_together(self) -> None:
+        # Those of layers that train: a mean of equal numbers may differ from them by a rounding.
+        statistics = [
+            variable
+            for layer in self.network.layers
+            if layer.trainable
+            for variable in layer.non_trainable_variables
+            if variable.dtype.startswith("float")
+        ]
 
         def average() -> None:
             context = tf.distribute.get_replica_context()
-            for variable in self.network.non_trainable_variables:
-                if variable.dtype.startswith("float"):
-                    # The copy is needed: collectives across workers refuse a variable's own value.
-                    value = tf.identity(tf.convert_to_tensor(variable))
-                    variable.assign(context.all_reduce("MEAN", value))
+            # The copies are needed: collectives across workers refuse a variable's own value.
+            values = [tf.identity(tf.convert_to_tensor(variable)) for variable in statistics]
+            for variable, mean in zip(statistics, context.all_reduce("MEAN", values), strict=True):
+                variable.assign(mean)
 
-        self.strategy.run(average)
+        if statistics:
+            self.strategy.run(average)
 
     def _average_weights(self) -> None:
         """Moves the averages a step towards the weights, faster at the beginning.
@@ -329,19 +350,14 @@ class Trainer:
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:
         """The network with what is to be measured and saved: the averages, if there are any."""
-        self.average_statistics()
-        if not self._averages:
-            yield
-            return
-        self._swap_averages()
-        self.average_statistics()
+        self.take_averages()
         try:
             yield
         finally:
-            self._swap_averages()
+            self.take_averages()
 
     def take_averages(self) -> None:
-        """Makes the averages the weights, for good."""
+        """Exchanges the weights and their averages, if there are any."""
         if self._averages:
             self._swap_averages()
 
@@ -353,27 +369,19 @@ class Trainer:
 
         self._update(self._averages, self.network.weights, swap)
 
-    def keep_as_best(self) -> None:
+    def _keep_as_best(self) -> None:
         """Notes the weights as they are now for `take_best`."""
-        self._copy_best(tf.constant(True))
+        self._update(self._best, self.network.weights, lambda best, weight: best.assign(weight))
 
-    def take_best(self) -> None:
+    def _take_best(self) -> None:
         """Brings back the weights that were noted last."""
-        self._copy_best(tf.constant(False))
-
-    def _copy(self, is_kept: tf.Tensor) -> None:
-        def copy(best: tf.Variable, weight: tf.Variable) -> None:
-            value = tf.where(is_kept, tf.convert_to_tensor(weight), best)
-            best.assign(value)
-            weight.assign(value)
-
-        self._update(self._best, self.network.weights, copy)
+        self._update(self._best, self.network.weights, lambda best, weight: weight.assign(best))
 
     def _update(
         self,
         variables: Iterable[tf.Variable],
         weights: Iterable[Any],
-        change: Callable[[tf.Variable, tf.Variable], None],
+        change: Callable[[tf.Variable, tf.Variable], Any],
     ) -> None:
         """Calls `change` with each pair, in every replica."""
         for variable, weight in zip(variables, weights, strict=True):
