@@ -209,7 +209,8 @@ class Trainer:
             return self._gradients_at_once(images, labels)
 
         def split(values: tf.Tensor) -> tf.Tensor:
-            return tf.reshape(values, (parts, values.shape[0] // parts, *values.shape[1:]))
+            # The batch has no static size where several workers share it.
+            return tf.reshape(values, (parts, -1, *values.shape[1:]))
 
         images, labels = split(images), split(labels)
 
