@@ -26,7 +26,7 @@ def noise(examples):
     return images, rng.integers(0, 10, examples)
 
 
-def train(strategy, build, steps, *changes, batch=12):
+def train(strategy, build, steps, *changes, batch=12, **options):
     """The first steps of the recipe for the digits, with decay and momentum."""
     from keras_resnet import Preprocessing, data, training
 
@@ -59,6 +59,7 @@ def train(strategy, build, steps, *changes, batch=12):
         callbacks=[Record()],
         verbose=False,
         seed=1,
+        **options,
     )
     during = result.history[-1]
     outcome = {
@@ -141,8 +142,110 @@ def evaluate(strategy):
     return outcome
 
 
+def small(dtype="float64", **options):
+    """A residual network that is quick to build and to train."""
+    import keras_resnet
+
+    row = keras_resnet.get_architecture("resnet8")
+    row = row.replace(name="small", blocks=(1, 1, 1), widths=(4, 8, 8))
+    return lambda: keras_resnet.create_model(row, dtype=dtype, **options)
+
+
+def flat(model):
+    return np.concatenate([w.ravel() for w in model.get_weights()])
+
+
+def options(strategy):
+    """What else a recipe can ask for, and what comes out at the end."""
+    outcome, model, _ = train(
+        strategy,
+        small(sync_bn=True),
+        4,
+        *("warmup_epochs=0", "clip=0.5", "ema=0.5", "early_stopping=2", "label_smoothing=0.1"),
+        class_weights={"3": 2.0, "5": 0.5},
+        precise_bn=True,
+    )
+    return {**outcome, "weights": flat(model)}
+
+
+def accumulated(strategy):
+    """AdamW, and micro-batches, which are exact without batch statistics."""
+    changes = ("warmup_epochs=0", "optimizer=adamw", "learning_rate=0.001", "clip=0.5")
+    return train(strategy, small(norm="group"), 4, *changes, accumulate=2)[0]
+
+
+def frozen(strategy):
+    """How many of the weights that were frozen to the end have moved."""
+    keras.utils.set_random_seed(1)
+    before = small()().get_weights()
+    _, model, _ = train(strategy, small(), 4, "frozen=C4", "frozen_epochs=9")
+    moved = [
+        variable.path
+        for variable, start in zip(model.weights, before, strict=True)
+        if (variable.numpy() != start).any()
+    ]
+    return {"moved": np.array(sorted(moved))}
+
+
+def resumed(strategy):
+    """Two trainings with averages of the weights, of which one is interrupted in its middle.
+
+    With several workers, only the others than the chief find that it is time to save the model.
+    """
+    from keras_resnet import Preprocessing, data, training
+    from keras_resnet.training import loop
+    from keras_resnet.training.strategies import is_chief
+
+    loop._SAVE_SECONDS = 1e9 if is_chief(strategy) else 0.0
+    images, labels = noise(6 * 12 + TEST)
+    source = data.from_arrays(
+        (images[TEST:], labels[TEST:]), (images[:TEST], labels[:TEST]), CLASSES
+    )
+    changes = ["augment=", "batch_size=12", "rate_batch=12", "epochs=3", "ema=0.99"]
+    recipe = training.get_recipe("digits").replace(changes)
+
+    class Stop(keras.callbacks.Callback):
+        taken = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.taken += 1
+            if self.taken == 10:
+                raise KeyboardInterrupt
+
+    def fit(name, **options):
+        return training.fit(
+            small(norm_momentum=0.99),
+            source,
+            recipe,
+            strategy,
+            f"{sys.argv[2]}.{name}",
+            preprocessing=Preprocessing(),
+            checkpoint_every=4,
+            verbose=False,
+            **options,
+        )
+
+    whole = fit("whole")
+    try:
+        fit("torn", callbacks=[Stop()])
+    except KeyboardInterrupt:
+        torn = fit("torn", resume=True)
+    return {"whole": flat(whole.model), "torn": flat(torn.model)}
+
+
 PARTS = {
-    part.__name__: part for part in (many_steps, first_step, grouped, own_statistics, evaluate)
+    part.__name__: part
+    for part in (
+        many_steps,
+        first_step,
+        grouped,
+        own_statistics,
+        evaluate,
+        options,
+        accumulated,
+        frozen,
+        resumed,
+    )
 }
 
 

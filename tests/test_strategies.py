@@ -27,10 +27,16 @@ SCRIPT = str(HERE / "strategy_process.py")
 # have to compute.
 
 PARTS = {
-    "default": ("many_steps", "first_step", "grouped", "evaluate"),
-    "mirrored:2": ("many_steps", "first_step", "grouped", "own_statistics", "evaluate"),
-    "mirrored:3": ("many_steps", "evaluate"),
-    "multiworker": ("many_steps", "first_step", "own_statistics", "evaluate"),
+    "default": ("many_steps", "first_step", "grouped", "evaluate", "options", "accumulated"),
+    "mirrored:2": (
+        *("many_steps", "first_step", "grouped", "own_statistics", "evaluate"),
+        *("options", "accumulated", "resumed"),
+    ),
+    "mirrored:3": ("many_steps", "first_step", "evaluate", "options", "frozen"),
+    "multiworker": (
+        *("many_steps", "first_step", "own_statistics", "evaluate"),
+        *("options", "accumulated", "resumed"),
+    ),
 }
 
 
@@ -112,9 +118,33 @@ def test_several_replicas_follow_one_in_float64(strategy, outcome_of):
     assert_same_training(one, outcome_of(strategy), "many_steps", 30, 1e-7)
 
 
-@pytest.mark.parametrize("strategy", ["mirrored:2", "multiworker"])
-def test_the_first_step_of_two_replicas_is_that_of_one_in_float32(strategy, outcome_of):
+@pytest.mark.parametrize("strategy", ["mirrored:2", "mirrored:3", "multiworker"])
+def test_the_first_step_of_several_replicas_is_that_of_one_in_float32(strategy, outcome_of):
     assert_same_training(outcome_of("default"), outcome_of(strategy), "first_step", 1, 1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["mirrored:2", "mirrored:3", "multiworker"])
+def test_what_a_recipe_can_ask_for_is_the_same_on_several_replicas(strategy, outcome_of):
+    """Clipping, averages, early stopping, weights of classes, precise statistics."""
+    assert_same_training(outcome_of("default"), outcome_of(strategy), "options", 4, 1e-9)
+
+
+@pytest.mark.parametrize("strategy", ["mirrored:2", "multiworker"])
+def test_micro_batches_on_two_replicas_are_those_on_one(strategy, outcome_of):
+    assert_same_training(outcome_of("default"), outcome_of(strategy), "accumulated", 4, 1e-9)
+
+
+def test_frozen_weights_do_not_move_on_three_replicas(outcome_of):
+    """A mean of three equal numbers may be another one."""
+    moved = {path.split("/")[0] for path in outcome_of("mirrored:3")["frozen/moved"]}
+    assert moved == {"logits"}
+
+
+@pytest.mark.parametrize("strategy", ["mirrored:2", "multiworker"])
+def test_a_training_on_two_replicas_goes_on_as_if_nothing_had_happened(strategy, outcome_of):
+    """With the statistics of all replicas in the averages of the weights, too."""
+    outcome = outcome_of(strategy)
+    np.testing.assert_allclose(outcome["resumed/torn"], outcome["resumed/whole"], rtol=1e-9)
 
 
 def test_a_network_with_grouped_convolutions_trains_on_two_replicas_as_on_one(outcome_of):
