@@ -3,13 +3,12 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 from PIL import Image
+from processes import run_python
 
 import keras_resnet
 from keras_resnet import __version__, cli
@@ -74,12 +73,7 @@ def bundle(run_dir, tmp_path_factory):
 class TestHelp:
     def test_it_answers_at_once_and_lists_the_commands(self):
         started = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-m", "keras_resnet.cli", "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        done = run_python("-m", "keras_resnet", "--help")
         assert time.perf_counter() - started < 5  # seconds; importing TensorFlow alone takes longer
         for command in COMMANDS:
             assert f"\n    {command} " in done.stdout
@@ -512,9 +506,12 @@ class TestHowToTrain:
     )
     def test_how_to_go_on_repeats_what_the_run_does_not_remember(self, given, told):
         arguments = ["train", "--model", "resnet8", "--out", "my runs", *given]
-        options = cli._parser().parse_args(arguments)
+        options = cli.make_parser().parse_args(arguments)
         options.arguments = arguments
-        assert cli._how_to_go_on(options) == f"keras-resnet train --resume --out 'my runs'{told}"
+        assert (
+            cli.training.how_to_go_on(options)
+            == f"keras-resnet train --resume --out 'my runs'{told}"
+        )
 
     def test_a_profile_is_for_the_steps_that_were_named(self, capsys, photographs, tmp_path):
         path = tmp_path / "run"

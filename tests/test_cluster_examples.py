@@ -21,7 +21,7 @@ README = (DIRECTORY / "README.md").read_text(encoding="utf-8")
 def options_of(words):
     program, *arguments = words
     assert program == "keras-resnet"
-    return cli._parser().parse_args(arguments)
+    return cli.make_parser().parse_args(arguments)
 
 
 def command_of_script():

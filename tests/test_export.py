@@ -2,19 +2,16 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-import textwrap
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
+from processes import run_python
+from toys import SMALL
 
 import keras_resnet
 from keras_resnet import data, export, training
-from keras_resnet.architecture import Architecture
 from keras_resnet.export import tflite
 from keras_resnet.export.calibration import Calibration
 from keras_resnet.export.inspection import Operator, read_graph
@@ -27,17 +24,6 @@ IMAGENET = Preprocessing(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.
 CAFFE = Preprocessing(mean=(103.939, 116.779, 123.68), std=(1.0,), channels="bgr")
 # The ranges of evenly grey images fit no others.
 GREY = np.full((4, *SHAPE), 128, np.uint8)
-SMALL = Architecture(
-    name="small",
-    block="basic",
-    blocks=(1, 1, 1),
-    widths=(8, 16, 32),
-    stem="cifar",
-    shortcut="A",
-    source="these tests",
-    classes=10,
-    input_size=32,
-)
 
 
 def warmed(model: keras.Model) -> keras.Model:
@@ -554,14 +540,7 @@ class TestClassifier:
             assert cli.main(["classify", bundle, "digit.png"]) == 0
             assert cli.main(["info", "resnet20"]) == 1
         """
-        done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(script)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        done = run_python(script, cwd=tmp_path)
         (expected, _), *_ = export.Classifier(bundles["int8"].path)(tmp_path / "digit.png")
         assert done.stdout.splitlines()[0] == expected
         assert "info needs" in done.stderr
@@ -584,15 +563,7 @@ class TestSavedModel:
             pixels = np.load("pixels.npy").astype(np.float32)
             np.save("out.npy", serve(pixels=tf.constant(pixels))["probabilities"].numpy())
         """
-        done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(script)],
-            cwd=tmp_path,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        run_python(script, cwd=tmp_path)
         assert path == tmp_path / "served"
         expected = keras_probabilities(trained, pixels)
         np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)

@@ -1,8 +1,6 @@
 """The classes of ImageNet and the names of what a network saw."""
 
 import itertools
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -10,6 +8,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import run_python
 
 import keras_resnet
 from keras_resnet import imagenet
@@ -76,8 +75,7 @@ def test_the_file_is_read_when_it_is_needed_and_once():
         "assert imagenet.classes.cache_info().misses == 1\n"
         "assert not {'keras', 'tensorflow', 'PIL'} & set(sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert run_python(program).stderr == ""
 
 
 # Predictions

@@ -2,11 +2,11 @@
 
 import ast
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import run_python
 
 import keras_resnet
 from keras_resnet.architecture import BUILDERS
@@ -17,8 +17,7 @@ HEAVY = ("tensorflow", "keras", "numpy", "PIL")
 def loaded_after(statements: str) -> set[str]:
     """Which of the heavy modules a fresh interpreter holds after running `statements`."""
     report = f"import json, sys; print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
-    command = [sys.executable, "-c", f"{statements}\n{report}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = run_python(f"{statements}\n{report}")
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -76,11 +75,7 @@ def test_importing_the_package_takes_at_most_50_ms():
     timed = (
         "import time; t = time.perf_counter(); import keras_resnet; print(time.perf_counter() - t)"
     )
-    seconds = [
-        float(subprocess.run([sys.executable, "-c", timed], capture_output=True, check=True).stdout)
-        for _ in range(5)
-    ]
-    assert min(seconds) <= 0.05
+    assert min(float(run_python("-c", timed).stdout) for _ in range(5)) <= 0.05
 
 
 def test_every_public_name_resolves():

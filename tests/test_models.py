@@ -7,7 +7,6 @@ import inspect
 import json
 import math
 import re
-import subprocess
 import sys
 import zipfile
 
@@ -15,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from processes import run_python
 
 import keras_resnet
 from keras_resnet import Preprocessing, WeightsError
@@ -415,8 +415,7 @@ np.save("outputs.npy", model(np.load("images.npy"), training=False))
 facts = [model.architecture.to_dict(), model.preprocessing.to_dict(), model.class_names]
 print(json.dumps(facts))
 """
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = run_python(code, cwd=tmp_path)
     architecture, preprocessing, class_names = json.loads(done.stdout.splitlines()[-1])
     assert architecture == keras_resnet.get_architecture("resnet20").to_dict()
     assert Preprocessing.from_dict(preprocessing) == CAFFE

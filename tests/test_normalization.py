@@ -4,20 +4,18 @@ What has replicas runs in processes of its own, as in test_strategies.py.
 """
 
 import json
-import os
 import socket
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import outcome, run_python, start_python
+from toys import SMALL
 
 import keras_resnet
 from keras_resnet import export
-from keras_resnet.architecture import Architecture
 from keras_resnet.blocks import Toolkit
 from keras_resnet.export.inspection import read_graph
 from keras_resnet.layers import BatchNormalization
@@ -27,18 +25,6 @@ if keras.backend.backend() != "tensorflow":
     pytest.skip("the kernel is TensorFlow's", allow_module_level=True)
 
 Stock = keras.layers.BatchNormalization
-
-SMALL = Architecture(
-    name="small",
-    block="basic",
-    blocks=(1, 1, 1),
-    widths=(8, 16, 32),
-    stem="cifar",
-    shortcut="A",
-    source="these tests",
-    classes=10,
-    input_size=32,
-)
 
 # One rounding of what is computed in: float32 as the sums of many values leave it, and half a unit
 # in the last of 8 and of 11 binary digits, either way.
@@ -453,27 +439,6 @@ print(json.dumps({"mine": mine, "found": found}))
 NAMES = ("outputs", "by_input", "by_weight_0", "by_weight_1", "statistic_0", "statistic_1")
 
 
-def start_python(code, *arguments, **environment):
-    clean = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        env=clean | {"TF_CPP_MIN_LOG_LEVEL": "3"} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def output_of(process):
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors[-5000:]
-    return output
-
-
-def run_python(code, *arguments, **environment):
-    return output_of(start_python(code, *arguments, **environment))
-
-
 def assert_replicas_agree(report, replicas):
     """Every replica of ours with the same one of the stock layer."""
     assert len(report["found"]) == 6
@@ -491,7 +456,7 @@ def assert_replicas_agree(report, replicas):
 
 
 def test_under_a_mirrored_strategy_every_replica_agrees_with_the_stock_layer():
-    report = json.loads(run_python(REPLICAS, "mirrored").splitlines()[-1])
+    report = json.loads(run_python(REPLICAS, "mirrored").stdout.splitlines()[-1])
     assert report["mine"] == [0, 1]
     assert_replicas_agree(report, replicas=2)
     # Replicas that are not synchronized have statistics of their own.
@@ -513,7 +478,7 @@ def test_under_several_workers_every_one_agrees_with_the_stock_layer():
         task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
         processes.append(start_python(REPLICAS, "workers", TF_CONFIG=json.dumps(task)))
     try:
-        reports = [json.loads(output_of(process).splitlines()[-1]) for process in processes]
+        reports = [json.loads(outcome(process).stdout.splitlines()[-1]) for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from processes import run_python
 
 import keras_resnet
 from keras_resnet import BadImageError, Preprocessing, read_image
@@ -559,7 +559,7 @@ before = peak()
 fit(numpy.zeros({(*shape, 3)}, "uint8"), (224, 224))
 print(peak() - before)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = run_python(program)
     assert done.stderr == ""
     assert float(done.stdout) < 150
 

@@ -1,15 +1,13 @@
 """The README tells the truth: its code runs and its table is current."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import safetensors.numpy
 from foreign import state_dict
 from PIL import Image
+from processes import run_python
 
 import keras_resnet
 from keras_resnet import cli, export, training
@@ -24,15 +22,7 @@ def blocks(language: str) -> list[str]:
 
 def test_the_python_example_runs_as_it_stands(tmp_path):
     code, _ = blocks("python")
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_python(code, cwd=tmp_path)
     last = done.stdout.splitlines()[-1]
     named, label = re.fullmatch(r"\[\('(\d)', .*\] is a (\d)", last).groups()
     assert named == label
@@ -48,7 +38,7 @@ def test_every_command_parses():
     ]
     assert len(commands) >= 5
     for _, *arguments in commands:
-        assert cli._parser().parse_args(arguments).command == arguments[0]
+        assert cli.make_parser().parse_args(arguments).command == arguments[0]
 
 
 def test_the_recipes_and_schemes_that_it_names_are_those_that_there_are():
@@ -80,19 +70,11 @@ def test_the_example_of_public_weights_runs_as_it_stands(fake_hub, tmp_path):
     Image.new("RGB", (100, 80), "teal").save(tmp_path / "photograph.jpg")
 
     _, code = blocks("python")
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}\nprint(len(features.output), tuned.output_shape)"],
+    done = run_python(
+        f"{code}\nprint(len(features.output), tuned.output_shape)",
         cwd=tmp_path,
-        env={
-            **os.environ,
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            **fake_hub.environment(tmp_path / "hf" / "hub"),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
+        **fake_hub.environment(tmp_path / "hf" / "hub"),
     )
-    assert done.returncode == 0, done.stderr
     predictions, last = done.stdout.splitlines()[-2:]
     assert len(re.findall(r"\('n\d{8}', ", predictions)) == 3
     assert last == "3 (None, 5)"

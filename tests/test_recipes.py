@@ -64,7 +64,7 @@ def test_a_result_that_is_somebody_elses_is_marked_as_not_run_here(name):
 def test_the_command_of_a_recipe_trains_by_that_recipe(name):
     for recipe in (RECIPES[name], RECIPES[name].replace(epochs=700, augment=[], source="none")):
         program, *words = shlex.split(recipe.command)
-        options = cli._parser().parse_args(words)
+        options = cli.make_parser().parse_args(words)
         assert program == "keras-resnet"
         assert training.get_recipe(options.recipe).replace(options.set) == recipe
 
@@ -450,7 +450,7 @@ def test_any_recipe_survives_json_and_the_command_line(recipe):
     changes = [f"{field}={value!r}" for field, value in recipe.to_dict().items()]
     assert Recipe().replace(changes) == recipe
     words = shlex.split(dataclasses.replace(recipe, name="small").command)
-    options = cli._parser().parse_args(words[1:])
+    options = cli.make_parser().parse_args(words[1:])
     assert RECIPES["small"].replace(options.set).replace(name="custom") == recipe
 
 

@@ -8,47 +8,21 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import toys
+from toys import COLORS, paint, tiny
 
-import keras_resnet
-from keras_resnet import Architecture, Preprocessing, data, training
+from keras_resnet import Preprocessing, data, training
 from keras_resnet.training import Recipe
 
-COLORS = ("red", "green", "blue")
-TINY = Architecture(
-    name="tiny",
-    block="basic",
-    blocks=(1, 1, 1),
-    widths=(4, 8, 8),
-    stem="cifar",
-    shortcut="A",
-    norm_momentum=0.5,
-    classes=3,
-    input_size=32,
-    source="the tests of the training step",
-)
 RECIPE = Recipe(epochs=2, batch_size=48, learning_rate=0.125, schedule="constant", weight_decay=0.0)
-
-
-def paint(count, seed, skew=3):
-    """Noise, brightened in the channel that is the label."""
-    labels = np.minimum(np.arange(count) % skew, 2)
-    images = np.random.default_rng(seed).integers(0, 192, (count, 32, 32, 3))
-    images[np.arange(count), :, :, labels] += 63
-    return images.astype(np.uint8), labels
 
 
 SOURCE = data.from_arrays(paint(48, 0), paint(13, 1), COLORS, name="colors")
 SKEWED = data.from_arrays(paint(48, 0, skew=5), paint(13, 1), COLORS, name="skewed")
 
 
-def tiny(**options):
-    return keras_resnet.create_model(TINY, **options)
-
-
 def linear(dtype="float64"):
-    image = keras.Input((32, 32, 3), dtype=dtype)
-    pooled = keras.layers.GlobalAveragePooling2D(dtype=dtype)(image)
-    return keras.Model(image, keras.layers.Dense(3, dtype=dtype)(pooled))
+    return toys.linear(dtype)
 
 
 def fit(model, recipe=RECIPE, source=SOURCE, **options):

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 import pytest
 import survival_process
+from processes import run_python
 
 from keras_resnet import training
 
@@ -57,6 +58,13 @@ def history_of(run_dir):
             {name: value for name, value in row.items() if name != "images_per_second"}
             for row in csv.DictReader(file)
         ]
+
+
+def assert_same_training(first, second):
+    """The same weights, bit by bit, and the same figures but for the time they took."""
+    for one, other in zip(weights_of(first), weights_of(second), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert history_of(first) == history_of(second)
 
 
 def is_writing_a_checkpoint(run_dir):
@@ -101,9 +109,7 @@ def test_a_training_killed_ten_times_ends_with_the_same_weights_bit_by_bit(proce
     last.join()
     undisturbed.join()
     assert (last.exitcode, undisturbed.exitcode) == (0, 0)
-    for ours, theirs in zip(weights_of(torn), weights_of(whole), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    assert history_of(torn) == history_of(whole)
+    assert_same_training(torn, whole)
     assert len(history_of(whole)) == 6
     # No more steps were repeated than lie between two checkpoints.
     assert steps_taken(whole) == 6 * 22
@@ -275,11 +281,9 @@ def test_from_the_first_epoch_on_there_is_a_checkpoint(tmp_path):
     with pytest.raises(OSError, match="gone"):
         survival_process.train(torn, "1h", few, callbacks=[Fail(1)])
     assert training.load_run(torn).info["status"] == "interrupted"
-    first = survival_process.train(torn, "1h", few)
-    second = survival_process.train(whole, "1h", few)
-    for a, b in zip(first.model.get_weights(), second.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert history_of(torn) == history_of(whole)
+    survival_process.train(torn, "1h", few)
+    survival_process.train(whole, "1h", few)
+    assert_same_training(torn, whole)
     assert steps_taken(torn) == steps_taken(whole) == 66
 
 
@@ -380,15 +384,7 @@ def test_a_full_disk_ends_with_one_line_and_loses_nothing(run_dir):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
         f"train({str(run_dir)!r}, {EVERY})\n"
     )
-    process = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=HERE,
-        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 1
+    process = run_python(script, cwd=HERE, status=1)
     last = process.stderr.strip().splitlines()[-1]
     assert "CheckpointError: The checkpoint of step 35 cannot be written" in last
     assert str(run_dir / "checkpoints") in last

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from toys import COLORS, TINY, linear, paint, tiny
 
 import keras_resnet
 from keras_resnet import Architecture, Preprocessing, data, training
 from keras_resnet.training import Recipe
 
-COLORS = ("red", "green", "blue")
 HISTORY = {
     "epoch",
     "loss",
@@ -29,46 +29,11 @@ HISTORY = {
     "images_per_second",
 }
 
-TINY = Architecture(
-    name="tiny",
-    block="basic",
-    blocks=(1, 1, 1),
-    widths=(4, 8, 8),
-    stem="cifar",
-    shortcut="A",
-    norm_momentum=0.5,  # so that a dozen steps make good statistics
-    classes=3,
-    input_size=32,
-    source="the tests of the training loop",
-)
-
 QUICK = Recipe(name="quick", epochs=2, batch_size=16, learning_rate=0.05, schedule="constant")
-
-
-def paint(count, seed):
-    """Noise, brightened in the channel that is the label: easy to learn."""
-    labels = np.arange(count) % 3
-    images = np.random.default_rng(seed).integers(0, 192, (count, 32, 32, 3))
-    images[np.arange(count), :, :, labels] += 63
-    return images.astype(np.uint8), labels
 
 
 TRAIN, TEST = paint(48, seed=0), paint(13, seed=1)
 SOURCE = data.from_arrays(TRAIN, TEST, COLORS, name="colors")
-
-
-def tiny(**options):
-    return keras_resnet.create_model(TINY, **options)
-
-
-def linear(dtype="float32", activation=None, classes=3, regularizer=None, channels=3):
-    """A plain functional model, which carries no preprocessing; the fastest there is to train."""
-    image = keras.Input((32, 32, channels), dtype=dtype)
-    pooled = keras.layers.GlobalAveragePooling2D(dtype=dtype)(image)
-    dense = keras.layers.Dense(
-        classes, activation=activation, kernel_regularizer=regularizer, dtype=dtype
-    )
-    return keras.Model(image, dense(pooled), name="linear")
 
 
 def fit(model, recipe=QUICK, source=SOURCE, verbose=False, **options):

@@ -1,16 +1,15 @@
 """The wheel holds what the tree holds, and works where the tree is not."""
 
-import os
 import shutil
 import subprocess
 import sys
 import sysconfig
-import textwrap
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from processes import run_python
 
 ROOT = Path(__file__).parent.parent
 
@@ -68,15 +67,7 @@ def test_it_works_installed_in_another_directory(wheel, tmp_path):
             assert pathlib.Path(sys.prefix) in pathlib.Path(module.__file__).parents, module
         print(keras_resnet.ResNet20().count_params(), data.load("digits").train.examples)
     """
-    done = subprocess.run(
-        [str(python), "-c", textwrap.dedent(script)],
-        cwd=tmp_path,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_python(script, python=python, cwd=tmp_path)
     assert done.stdout.split() == ["271098", "1442"]
     command = subprocess.run(
         [str(environment / "bin" / "keras-resnet"), "list", "resnet8"],

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow as tf
 
 from keras_resnet.data.augment import Augmentation
 from keras_resnet.data.pipeline import batches
 from keras_resnet.data.sources import ImageData
-from keras_resnet.data.splits import IndexedSplit, Reader, Shape, Split, StreamSplit
+from keras_resnet.data.splits import Shape, Split
 from keras_resnet.files import atomic_file, refuse_existing
 from keras_resnet.preprocessing import Preprocessing
 
@@ -73,7 +72,7 @@ def preview(
             raise ValueError(f"Argument `{name}` must be a positive integer. Received: {value!r}")
     refuse_existing(path, force)
     rows = min(rows, data.train.examples)
-    copies, labels = _copies(data.train, rows, columns, seed)
+    copies, labels = data.train.copies(rows, columns, seed)
     views = _views(
         copies, max(2, rows), shape, preprocessing or Preprocessing(), augmentation, seed
     )
@@ -103,42 +102,6 @@ def describe(augmentation: Augmentation) -> str:
         parts.append(f"erase {100 * augmentation.erase:g} % of the images")
     parts += [f"{n} {v:g}" for n in ("mixup", "cutmix") if (v := getattr(augmentation, n))]
     return ", ".join(parts) or "no augmentation"
-
-
-class _Copies(IndexedSplit):
-    """Some examples of another split, any number of times each; the labels are their positions."""
-
-    def __init__(self, split: IndexedSplit, numbers: np.ndarray):
-        super().__init__(np.arange(len(numbers)), cache="none")
-        self._split, self._numbers = split, numbers
-
-    def _sizes(self) -> np.ndarray:
-        return self._split._sizes()[self._numbers]
-
-    def _reader(self, shape: Shape, preprocessing: Preprocessing) -> Reader:
-        read = self._split._reader(shape, preprocessing)
-        return lambda number, part: read(tf.gather(self._numbers, number), part)
-
-    def _check_example(self, number: int) -> None:
-        self._split._check_example(self._numbers[number])
-
-
-def _copies(split: Split, count: int, times: int, seed: int) -> tuple[Split, np.ndarray]:
-    """Random examples, so many times each, and their labels; theirs in the split are positions."""
-    if isinstance(split, IndexedSplit):
-        chosen = np.random.default_rng(seed).permutation(split.examples)[:count]
-        numbers = np.repeat(chosen, times)
-        return _Copies(split, numbers), split.labels[numbers]
-    if not isinstance(split, StreamSplit):
-        raise TypeError(
-            "Argument `data` must come from `load` or `from_arrays`. Received a split of type "
-            f"{type(split).__name__}"
-        )
-    few = list(split._encoded((seed, 0)).take(count).as_numpy_iterator())
-    contents = np.repeat(np.array([content for content, _ in few], object), times)
-    labels = np.repeat([int(label) for _, label in few], times)
-    stream = tf.data.Dataset.from_tensor_slices((contents, np.arange(len(labels))))
-    return StreamSplit(len(labels), lambda _: stream), labels
 
 
 def _views(

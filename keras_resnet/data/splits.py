@@ -60,7 +60,6 @@ class Split(abc.ABC):
     examples: int
     shuffle_buffer: int
 
-    @abc.abstractmethod
     def batches(
         self,
         batch_size: int,
@@ -99,10 +98,32 @@ class Split(abc.ABC):
         Raises:
             ValueError: if an argument cannot be right.
         """
+        plan = Plan(self.examples, batch_size, remainder, start, share)
+        windows = _random_windows(crop, shuffle)
+        return self._batches(plan, shape, preprocessing, shuffle, windows)
+
+    @abc.abstractmethod
+    def _batches(
+        self,
+        plan: Plan,
+        shape: Shape,
+        preprocessing: Preprocessing,
+        shuffle: Sequence[int] | None,
+        windows: reading.RandomWindows | None,
+    ) -> tf.data.Dataset:
+        """`batches`, of checked arguments: which places to read, and windows of the images."""
 
     @abc.abstractmethod
     def class_counts(self, classes: int) -> np.ndarray:
         """How many examples there are of each label: int64 `(classes,)`."""
+
+    @abc.abstractmethod
+    def copies(self, count: int, times: int, seed: int) -> tuple[Split, np.ndarray]:
+        """Random examples, at most all, each so many times one after the other, and their labels.
+
+        The labels of the split that is returned are its examples' numbers, int32
+        `(count * times,)`.
+        """
 
     def take(
         self, count: int, shape: Shape, preprocessing: Preprocessing, seed: int = 0
@@ -211,20 +232,14 @@ class IndexedSplit(Split):
         # Those that an error can come from: of a training, and of an evaluation or two.
         self._passes: collections.deque[_Pass] = collections.deque(maxlen=4)
 
-    def batches(
+    def _batches(
         self,
-        batch_size: int,
+        plan: Plan,
         shape: Shape,
         preprocessing: Preprocessing,
-        *,
-        shuffle: Sequence[int] | None = None,
-        remainder: Remainder = "keep",
-        start: int = 0,
-        share: tuple[int, int] = (0, 1),
-        crop: Augmentation | None = None,
+        shuffle: Sequence[int] | None,
+        windows: reading.RandomWindows | None,
     ) -> tf.data.Dataset:
-        plan = Plan(self.examples, batch_size, remainder, start, share)
-        windows = random_windows(crop, shuffle)
         places = plan.places()
         numbers = self._order(shuffle)[np.minimum(places, self.examples - 1)]
         numbers[places >= self.examples] = -1
@@ -245,6 +260,11 @@ class IndexedSplit(Split):
 
     def class_counts(self, classes: int) -> np.ndarray:
         return np.bincount(self.labels, minlength=classes)
+
+    def copies(self, count: int, times: int, seed: int) -> tuple[Split, np.ndarray]:
+        chosen = np.random.default_rng(seed).permutation(self.examples)[:count]
+        numbers = np.repeat(chosen, times)
+        return _Copies(self, numbers), self.labels[numbers]
 
     @abc.abstractmethod
     def _reader(self, shape: Shape, preprocessing: Preprocessing) -> Reader:
@@ -353,6 +373,24 @@ class _Pass:
         missing = (i for i in range(len(self)) if i not in self._done)
         batches = [self._batches[i] for i in itertools.islice(missing, 3)]
         return np.concatenate([np.empty(0, int), *batches])
+
+
+class _Copies(IndexedSplit):
+    """Examples of another split by their numbers; the labels are their positions."""
+
+    def __init__(self, split: IndexedSplit, numbers: np.ndarray):
+        super().__init__(np.arange(len(numbers)), cache="none")
+        self._split, self._numbers = split, numbers
+
+    def _sizes(self) -> np.ndarray:
+        return self._split._sizes()[self._numbers]
+
+    def _reader(self, shape: Shape, preprocessing: Preprocessing) -> Reader:
+        read = self._split._reader(shape, preprocessing)
+        return lambda number, part: read(tf.gather(self._numbers, number), part)
+
+    def _check_example(self, number: int) -> None:
+        self._split._check_example(self._numbers[number])
 
 
 class ArraySplit(IndexedSplit):
@@ -497,35 +535,22 @@ class StreamSplit(Split):
         self._stream = stream
         self._labels: np.ndarray | None = None
 
-    def batches(
+    def _batches(
         self,
-        batch_size: int,
+        plan: Plan,
         shape: Shape,
         preprocessing: Preprocessing,
-        *,
-        shuffle: Sequence[int] | None = None,
-        remainder: Remainder = "keep",
-        start: int = 0,
-        share: tuple[int, int] = (0, 1),
-        crop: Augmentation | None = None,
+        shuffle: Sequence[int] | None,
+        windows: reading.RandomWindows | None,
     ) -> tf.data.Dataset:
-        cached = None if crop is not None else self._cached(shape, preprocessing)
+        cached = self._cached(shape, preprocessing) if windows is None else None
         if cached is not None:
-            return cached.batches(
-                batch_size,
-                shape,
-                dataclasses.replace(preprocessing, crop=1.0),
-                shuffle=shuffle,
-                remainder=remainder,
-                start=start,
-                share=share,
-            )
-        plan = Plan(self.examples, batch_size, remainder, start, share)
-        windows = random_windows(crop, shuffle)
-        worker, workers = share
+            fitted = dataclasses.replace(preprocessing, crop=1.0)
+            return cached._batches(plan, shape, fitted, shuffle, None)
+        worker, workers = plan.share
 
         def is_ours(place: tf.Tensor, _: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-            return place % batch_size % workers == worker
+            return place % plan.batch_size % workers == worker
 
         def read(
             place: tf.Tensor, example: tuple[tf.Tensor, tf.Tensor]
@@ -538,7 +563,7 @@ class StreamSplit(Split):
                 image = reading.resize(image, shape, preprocessing.interpolation)
             return image, tf.cast(label, tf.int32)
 
-        first = start * batch_size
+        first = plan.start * plan.batch_size
         encoded = self._encoded(shuffle).take(plan.end).skip(first).enumerate(first)
         if workers > 1:  # before anything is decoded
             encoded = encoded.filter(tf.autograph.experimental.do_not_convert(is_ours))
@@ -554,6 +579,13 @@ class StreamSplit(Split):
             labels = self._stream(None).map(lambda _, label: tf.cast(label, tf.int64))
             self._labels = np.concatenate(list(labels.batch(4096).as_numpy_iterator()))
         return np.bincount(self._labels, minlength=classes)
+
+    def copies(self, count: int, times: int, seed: int) -> tuple[Split, np.ndarray]:
+        few = list(self._encoded((seed, 0)).take(count).as_numpy_iterator())
+        contents = np.repeat(np.array([content for content, _ in few], object), times)
+        labels = np.repeat([int(label) for _, label in few], times)
+        stream = tf.data.Dataset.from_tensor_slices((contents, np.arange(len(labels))))
+        return StreamSplit(len(labels), lambda _: stream), labels
 
     def _uncached(self) -> StreamSplit:
         split = copy.copy(self)
@@ -634,7 +666,7 @@ def mapped(
     return dataset.map(function, at_once, deterministic=True)
 
 
-def random_windows(
+def _random_windows(
     crop: Augmentation | None, shuffle: Sequence[int] | None
 ) -> reading.RandomWindows | None:
     """What draws the parts of images that an augmentation wants read, if it wants parts."""

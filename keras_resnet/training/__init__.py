@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keras_resnet.training.checkpoints import CheckpointError
     from keras_resnet.training.comparison import Comparison, compare
+    from keras_resnet.training.fitting import Result, evaluate, fit
     from keras_resnet.training.interruption import Interrupted
-    from keras_resnet.training.loop import Result, TrainingError, evaluate, fit
+    from keras_resnet.training.loop import TrainingError
     from keras_resnet.training.metrics import Evaluation
     from keras_resnet.training.recipes import RECIPES, Recipe, get_recipe
     from keras_resnet.training.runs import Run, load_run
@@ -40,8 +41,9 @@ __all__ = [
 _MODULES = {
     "checkpoints": ("CheckpointError",),
     "comparison": ("Comparison", "compare"),
+    "fitting": ("Result", "evaluate", "fit"),
     "interruption": ("Interrupted",),
-    "loop": ("Result", "TrainingError", "evaluate", "fit"),
+    "loop": ("TrainingError",),
     "metrics": ("Evaluation",),
     "recipes": ("RECIPES", "Recipe", "get_recipe"),
     "runs": ("Run", "load_run"),

@@ -9,41 +9,33 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_resnet import data as data_module
-from keras_resnet.data import ImageData, Split
+from keras_resnet.data import ImageData
 from keras_resnet.data.augment import Augmentation
-from keras_resnet.models import check_classes
 from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.training.board import Board
-from keras_resnet.training.checkpoints import CheckpointError, Checkpoints
+from keras_resnet.training.checkpoints import CheckpointError
 from keras_resnet.training.evaluation import Evaluator
 from keras_resnet.training.interruption import Agreement, Interrupted, Schedule, Signals
 from keras_resnet.training.metrics import Evaluation
 from keras_resnet.training.progress import Progress
-from keras_resnet.training.recipes import Recipe, get_recipe
-from keras_resnet.training.runs import RunWriter, is_finished, load_run, refuse_existing_run
+from keras_resnet.training.recipes import Recipe
+from keras_resnet.training.runs import RunWriter, is_finished
 from keras_resnet.training.step import Trainer, share_of_worker
-from keras_resnet.training.strategies import is_chief, resolve_strategy
 
 # With a run directory, a finished epoch is saved if the last save is this many seconds old.
 _SAVE_SECONDS = 30.0
 
-_PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16", "float64")
-
 # Batches over which `precise_bn` takes the statistics, at most.
 _PRECISE_BATCHES = 200
-
 
 # The confusions of more classes than this are left out of run.json; a thousand make a million.
 _CLASSES_IN_RUN_JSON = 100
@@ -53,189 +45,7 @@ class TrainingError(RuntimeError):
     """A training that cannot go on; the message says at which step and why."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What a training gave.
-
-    Attributes:
-        model: the trained model, free of the strategy.
-        history: one dictionary per epoch.
-        run_dir: where the run was written, or None.
-        evaluation: of the trained model on the test split; None for a run that was finished before.
-    """
-
-    model: keras.Model
-    history: list[dict[str, float]]
-    run_dir: Path | None
-    evaluation: Evaluation | None = None
-
-
-def fit(
-    model: keras.Model | Callable[[], keras.Model],
-    data: ImageData | str,
-    recipe: Recipe | str,
-    strategy: str | tf.distribute.Strategy | None = None,
-    run_dir: str | os.PathLike[str] | None = None,
-    *,
-    preprocessing: Preprocessing | None = None,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-    seed: int = 0,
-    accumulate: int = 1,
-    precision: str | None = None,
-    class_weights: Mapping[str, float] | str | None = None,
-    precise_bn: bool = False,
-    checkpoint_every: int | str = "10m",
-    keep_checkpoints: int = 3,
-    resume: bool = False,
-    profile: tuple[int, int] | None = None,
-    verbose: bool = True,
-    force: bool = False,
-) -> Result:
-    """Trains an image classifier.
-
-    With a run directory, a training that was killed goes on with `resume=True` as if nothing had
-    happened: on one CPU device the weights come out bit by bit the same, provided that TensorFlow's
-    operations are deterministic (`tf.config.experimental.enable_op_determinism()`, which is for
-    the program to call, since it holds for the whole process; `keras-resnet train` does).
-
-    Args:
-        model: a function that builds a functional classifier (called inside the strategy's scope),
-            or a ready one, which gets the trained weights. Several workers need a function: a
-            ready model has started TensorFlow before the strategy could.
-        data: a source, or its name.
-        recipe: a recipe, or its name.
-        strategy: see `resolve_strategy`; None means "auto".
-        run_dir: directory for `model.keras`, `history.csv`, `run.json`, `curves.png`, from the
-            first finished epoch on, the checkpoints and the summaries for TensorBoard; None writes
-            nothing.
-        preprocessing: how the network's input is made; None takes the model's own.
-        callbacks: Keras callbacks. Those with hooks for batches make every step wait for its loss;
-            those that change the learning rate need a recipe with a constant one and no warm-up.
-            What they remember is not part of a checkpoint.
-        seed: of the initial weights (when `model` is a function), the order and the augmentation.
-        accumulate: micro-batches per step, for a global batch that does not fit into the memory;
-            the gradients are added up. Exactly the same without batch statistics; with batch
-            normalization each micro-batch is normalized by its own.
-        precision: `"float32"`, `"mixed_bfloat16"` or `"mixed_float16"` (with loss scaling), a
-            Keras dtype policy for the function `model`; the head and the loss stay in float32.
-        class_weights: factors on the loss by class name, or `"balanced"`: the number of examples
-            over the number of classes over the number of examples of the class. The sum of an
-            epoch's losses is over the weighted losses.
-        precise_bn: recompute batch normalization's statistics over training data at the end.
-        checkpoint_every: steps between two checkpoints, or a time such as `"10m"`.
-        keep_checkpoints: how many of the newest are kept.
-        resume: go on from the last checkpoint in `run_dir`, or start if there is none.
-        profile: `(first, last)` step of the training to profile, for TensorBoard.
-        verbose: whether to show the progress.
-        force: whether a run that is at `run_dir` already may be overwritten.
-
-    Returns:
-        A `Result`.
-
-    Raises:
-        ValueError: if model, data and recipe do not fit together, or not with the run to resume.
-        FileExistsError: if there is a run at `run_dir` and neither `force` nor `resume` is on.
-        TrainingError: if the loss is no longer a finite number.
-        CheckpointError: if a checkpoint cannot be written, or none can be read.
-        Interrupted: after SIGINT (Ctrl-C) or SIGTERM, when the checkpoint is written. It is a
-            `KeyboardInterrupt`.
-    """
-    # What can be wrong is checked in the order of its cost; what is there already, on every worker
-    # and before the strategy waits for the others, though the chief alone writes later.
-    recipe = get_recipe(recipe)
-    _check_arguments(seed, precision, resume, run_dir, accumulate)
-    schedule = Schedule(checkpoint_every)
-    if run_dir is not None:
-        refuse_existing_run(run_dir, force, resume=resume)
-    data = data_module.load(data) if isinstance(data, str) else data
-    weights = _class_weights(class_weights, data)
-    resolved = resolve_strategy(strategy)
-    chief, replicas = is_chief(resolved), resolved.num_replicas_in_sync
-    _check_batch(recipe, data, replicas, accumulate)
-    keras.utils.set_random_seed(seed)
-    steps = data.train.examples // recipe.batch_size
-    with resolved.scope():
-        network = _in_scope(model, precision)
-        _check_accumulation(network, accumulate, replicas)
-        trainer = Trainer(
-            network, recipe, resolved, steps, accumulate=accumulate, class_weights=weights
-        )
-    check_classes(network, data.name, data.class_names)
-    if preprocessing is None:
-        preprocessing = Preprocessing.from_model(network)
-    if getattr(network, "class_names", ()) is None:
-        network.class_names = data.class_names
-    writer = None
-    if run_dir is not None:
-        settings = {
-            "seed": seed,
-            "accumulate": accumulate,
-            "precision": precision,
-            "sync_bn": _is_synchronized(network),
-            "class_weights": class_weights,
-            "precise_bn": precise_bn,
-        }
-        directory = Path(run_dir) / "checkpoints"
-        writer = RunWriter(
-            run_dir,
-            network,
-            data,
-            recipe,
-            preprocessing,
-            replicas,
-            settings,
-            Checkpoints(directory, trainer.state(), keep=keep_checkpoints),
-            writes=chief,
-        )
-    training = _Training(trainer, data, preprocessing, seed, schedule, writer, is_chief=chief)
-    try:
-        with _callbacks(callbacks, network, trainer.optimizer, recipe) as listeners:
-            finished = training.run(listeners, resume=resume, verbose=verbose, profile=profile)
-        if not finished:
-            return _finished_before(network, model, resolved, Path(str(run_dir)))
-        evaluation = training.finish(precise_bn=precise_bn)
-    except BaseException as error:
-        training.save_finished_epochs(error)
-        training.say_how_it_goes_on(error)
-        raise
-    return Result(
-        _free(network, model, resolved),
-        training.history,
-        None if run_dir is None else Path(run_dir),
-        evaluation,
-    )
-
-
-def evaluate(
-    model: keras.Model,
-    data: ImageData | Split | str,
-    *,
-    preprocessing: Preprocessing | None = None,
-    batch_size: int = 256,
-    strategy: str | tf.distribute.Strategy | None = "default",
-    verbose: bool = False,
-) -> Evaluation:
-    """Measures a classifier on a source's test split, or on any split.
-
-    Args:
-        model: a functional classifier.
-        data: a source, its name, or a split.
-        preprocessing: how the network's input is made; None takes the model's own.
-        batch_size: examples per step, over all replicas; the result does not depend on it.
-        strategy: see `resolve_strategy`. The model must have been built in its scope.
-        verbose: whether to show how far it is.
-    """
-    data = data_module.load(data) if isinstance(data, str) else data
-    _check_input(model)
-    if isinstance(data, ImageData):
-        check_classes(model, data.name, data.class_names)
-    split = data.test if isinstance(data, ImageData) else data
-    preprocessing = preprocessing or Preprocessing.from_model(model)
-    evaluator = Evaluator(model, resolve_strategy(strategy))
-    return evaluator(split, preprocessing, batch_size, verbose=verbose)
-
-
-class _Training:
+class Loop:
     """A training under way: where it stands, and what it leaves behind.
 
     Attributes:
@@ -276,43 +86,31 @@ class _Training:
         profile: tuple[int, int] | None,
     ) -> bool:
         """All epochs; False if the run that is resumed was finished before."""
-        trainer, recipe = self._trainer, self._trainer.recipe
-        damaged: list[str] = []
-        if resume and self._writer is not None and is_finished(self._writer.directory):
-            self._writer.check_settings()
-            return False
-        if resume:
-            damaged = self._resume()
-        first_epoch, taken = self._position
-        progress = Progress(
-            recipe.epochs,
-            trainer.steps,
-            recipe.batch_size,
-            done=first_epoch * trainer.steps + taken,
-            enabled=verbose and self._is_chief,
-        )
         writer = self._writer
+        if resume and writer is not None and is_finished(writer.directory):
+            writer.check_settings()
+            return False
+        damaged = self._resume() if resume else []
+        trainer, recipe = self._trainer, self._trainer.recipe
+        progress = Progress(
+            recipe.epochs, trainer.steps, done=self._step, enabled=verbose and self._is_chief
+        )
         board = Board(writer.directory if writer and writer.writes else None, profile)
         self._network.stop_training = False
         saved = time.monotonic()
         with Signals(enabled=writer is not None) as signals, board, progress:
             for line in damaged:
                 progress.note(f"left out a damaged checkpoint: {line}")
-            if first_epoch or taken:
+            if self._step:
                 progress.note(f"going on after {self._where()}")
-            for epoch in range(first_epoch, 0 if self._is_over else recipe.epochs):
+            while not self._is_over:
+                epoch = self._position[0]
                 trainer.begin_epoch(epoch)
                 listeners.on_epoch_begin(epoch)
                 logs = self._train_epoch(epoch, listeners, progress, board, signals)
-                self._check_finite((epoch + 1) * trainer.steps)
-                validation, weights = self._validate()
-                logs |= validation
-                listeners.on_epoch_end(epoch, logs)
-                self.history.append({"epoch": epoch + 1, **logs})
-                self._position, self._seconds = (epoch + 1, 0), 0.0
-                trainer.reset_totals()
+                weights = self._end_epoch(epoch, logs, listeners)
                 progress.end_epoch(epoch, logs)
-                board.epoch((epoch + 1) * trainer.steps, logs)
+                board.epoch(self._step, logs)
                 self._is_over = (
                     self._stops_early(progress)
                     or self._network.stop_training
@@ -322,12 +120,23 @@ class _Training:
                 # last may take long.
                 self._checkpoint_if_due(signals, always=epoch == 0 or self._is_over)
                 self._finished_weights = weights
-                if self._is_over:
-                    break
-                if time.monotonic() - saved > _SAVE_SECONDS:
+                if not self._is_over and time.monotonic() - saved > _SAVE_SECONDS:
                     self._save_epochs()
                     saved = time.monotonic()
         return True
+
+    def _end_epoch(
+        self, epoch: int, logs: dict[str, float], listeners: keras.callbacks.CallbackList
+    ) -> list[Any]:
+        """Evaluates, and puts the epoch into the history; the weights that would be kept."""
+        self._position, self._seconds = (epoch + 1, 0), 0.0
+        self._check_finite()
+        validation, weights = self._validate()
+        logs |= validation
+        listeners.on_epoch_end(epoch, logs)
+        self.history.append({"epoch": epoch + 1, **logs})
+        self._trainer.reset_totals()
+        return weights
 
     def finish(self, *, precise_bn: bool) -> Evaluation:
         """Brings the weights to what is kept, measures and saves them."""
@@ -383,19 +192,18 @@ class _Training:
         if self._writer is None:
             return []
         state, damaged = self._writer.resume()
-        step = 0 if state is None else state["epoch"] * self._trainer.steps + state["steps"]
-        if not self._agreement.is_on(step):
+        if state is not None:
+            self._is_over = state["over"]
+            self._position = (state["epoch"], state["steps"])
+            self._seconds = state["seconds"]
+            self.history = state["history"]
+            self._best, self._epochs_since_best = state["best"], state["epochs_since_best"]
+        if not self._agreement.is_on(self._step):
             raise CheckpointError(
-                "The workers have found different checkpoints; every machine must see the same "
-                f"run directory. Received: {self._writer.directory}, which ends at step {step} here"
+                "The workers have found different checkpoints; every machine must see the same run "
+                f"directory. Received: {self._writer.directory}, which ends at step {self._step} "
+                "here"
             )
-        if state is None:
-            return []
-        self._is_over = state["over"]
-        self._position = (state["epoch"], state["steps"])
-        self._seconds = state["seconds"]
-        self.history = state["history"]
-        self._best, self._epochs_since_best = state["best"], state["epochs_since_best"]
         return damaged
 
     def _batches(
@@ -438,12 +246,14 @@ class _Training:
         trainer, batch_size = self._trainer, self._trainer.recipe.batch_size
         hears_batches = any(_hears_batches(callback) for callback in listeners.callbacks)
         first = self._position[1]
-        started = time.perf_counter() - self._seconds
         taken = first
+        started = time.perf_counter() - self._seconds
         with self._data.train.own_errors():
             batches = self._batches(epoch, first)
             for step in range(first, trainer.steps):
-                board.before_step(epoch * trainer.steps + step)
+                if step > first:  # behind the last step, the epoch is evaluated first
+                    self._checkpoint_if_due(signals)
+                board.before_step(self._step)
                 listeners.on_train_batch_begin(step)
                 sums = trainer.step(batches)
                 taken = step + 1
@@ -454,14 +264,12 @@ class _Training:
                 if progress.is_due():
                     logs = self._means(trainer.totals, taken * batch_size)
                     progress.update(epoch, taken, logs)
-                    board.progress(epoch * trainer.steps + taken, logs)
+                    board.progress(self._step, logs)
                 if self._network.stop_training:
                     break
-                if taken < trainer.steps:  # else the epoch is evaluated first
-                    self._checkpoint_if_due(signals)
         logs = self._means(trainer.totals, taken * batch_size)
         logs["images_per_second"] = taken * batch_size / (time.perf_counter() - started)
-        logs["learning_rate"] = trainer.learning_rate(epoch * trainer.steps + taken - 1)
+        logs["learning_rate"] = trainer.learning_rate(self._step - 1)
         return logs
 
     def _means(self, sums: Any, examples: int) -> dict[str, float]:
@@ -478,7 +286,7 @@ class _Training:
             )
         return {"loss": loss, "accuracy": correct}
 
-    def _check_finite(self, step: int) -> None:
+    def _check_finite(self) -> None:
         """Raises if the loss or a weight is no finite number.
 
         A weight may be none while the loss still is: some rectifiers make 0 of what is no number.
@@ -486,8 +294,8 @@ class _Training:
         self._means(self._trainer.totals, 1)
         if not self._trainer.is_finite():
             raise TrainingError(
-                f"The weights are no finite numbers after step {step} of all; a lower learning "
-                "rate or a longer warm-up usually helps"
+                f"The weights are no finite numbers after step {self._step} of all; a lower "
+                "learning rate or a longer warm-up usually helps"
             )
 
     def _validate(self) -> tuple[dict[str, float], list[Any]]:
@@ -536,11 +344,9 @@ class _Training:
         """Writes a checkpoint if it is time; also if a signal came, which ends the training."""
         if self._writer is None:
             return
-        epoch, taken = self._position
-        step = epoch * self._trainer.steps + taken
-        is_due, received = self._agreement.on(step, self._schedule, signals.received)
+        is_due, received = self._agreement.on(self._step, self._schedule, signals.received)
         if is_due or received or always:
-            self._write_checkpoint(self._writer, step)
+            self._write_checkpoint(self._writer)
         if received:
             raise Interrupted(
                 f"interrupted after {self._where()}; the checkpoint is in "
@@ -548,14 +354,18 @@ class _Training:
                 received,
             )
 
-    def _where(self) -> str:
+    @property
+    def _step(self) -> int:
+        """How many steps of the whole training were taken."""
         epoch, taken = self._position
-        steps = self._trainer.steps
-        return f"step {epoch * steps + taken} of {self._trainer.recipe.epochs * steps}"
+        return epoch * self._trainer.steps + taken
 
-    def _write_checkpoint(self, writer: RunWriter, step: int) -> None:
+    def _where(self) -> str:
+        return f"step {self._step} of {self._trainer.recipe.epochs * self._trainer.steps}"
+
+    def _write_checkpoint(self, writer: RunWriter) -> None:
         self._trainer.average_statistics()
-        self._check_finite(step)
+        self._check_finite()
         epoch, taken = self._position
         state = {
             "epoch": epoch,
@@ -566,183 +376,12 @@ class _Training:
             "epochs_since_best": self._epochs_since_best,
             "over": self._is_over,
         }
-        writer.save_checkpoint(step, state)
+        writer.save_checkpoint(self._step, state)
         self._schedule.was_written()
 
 
-def _in_scope(model: keras.Model | Callable[[], keras.Model], precision: str | None) -> keras.Model:
-    """The network to train, with its variables in the scope that this is called in."""
-    if not isinstance(model, keras.Model):
-        if not callable(model):
-            raise ValueError(
-                "Argument `model` must be a functional keras.Model or a function that builds one. "
-                f"Received: {type(model).__name__}"
-            )
-        with _policy(precision):
-            model = model()
-        if not isinstance(model, keras.Model):
-            raise ValueError(
-                "The function `model` must return a functional keras.Model. "
-                f"Received: {type(model).__name__}"
-            )
-        network = model
-    elif precision is not None:
-        raise ValueError(
-            "A ready model has its precision; give a function that builds one, or leave "
-            f"`precision` out. Received: precision={precision!r}"
-        )
-    else:
-        network = _copy(model) if tf.distribute.has_strategy() else model
-    _check_input(network)
-    if any(layer.variable_dtype in ("float16", "bfloat16") for layer in network.layers):
-        raise ValueError(
-            "Weights are trained in float32 at least: small steps would be lost. Use the dtype "
-            "policy 'mixed_bfloat16' or 'mixed_float16'. Received: a model whose weights are in "
-            "16 bits"
-        )
-    return network
-
-
 @contextlib.contextmanager
-def _policy(precision: str | None) -> Iterator[None]:
-    """Keras's global dtype policy for a while."""
-    before = keras.config.dtype_policy()
-    if precision is not None:
-        keras.config.set_dtype_policy(precision)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-def _finished_before(
-    network: keras.Model,
-    given: keras.Model | Callable[[], keras.Model],
-    strategy: tf.distribute.Strategy,
-    run_dir: Path,
-) -> Result:
-    """The result of a run that needs no more training."""
-    run = load_run(run_dir)
-    network.set_weights(run.model.get_weights())
-    return Result(_free(network, given, strategy), run.history, run_dir)
-
-
-def _free(
-    network: keras.Model,
-    given: keras.Model | Callable[[], keras.Model],
-    strategy: tf.distribute.Strategy,
-) -> keras.Model:
-    """The trained model outside the strategy: the one that was given, or a copy of the network."""
-    if isinstance(given, keras.Model):
-        if given is not network:
-            given.set_weights(network.get_weights())
-            if hasattr(network, "class_names"):
-                given.class_names = network.class_names
-        return given
-    is_default = strategy is tf.distribute.get_strategy()  # outside of every scope
-    return network if is_default else _copy(network)
-
-
-def _copy(model: keras.Model) -> keras.Model:
-    copy = model.__class__.from_config(model.get_config())
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-def _check_arguments(
-    seed: Any, precision: Any, resume: bool, run_dir: Any, accumulate: Any
-) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(
-            f"Argument `seed` must be 0 or a positive integer. Received: seed={seed!r}"
-        )
-    if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
-        raise ValueError(
-            f"Argument `accumulate` must be a positive integer. Received: {accumulate!r}"
-        )
-    if precision not in (None, *_PRECISIONS):
-        raise ValueError(
-            f"Argument `precision` must be one of {list(_PRECISIONS)}, or None for that of the "
-            f"model. Received: precision={precision!r}"
-        )
-    if resume and run_dir is None:
-        raise ValueError(
-            "To resume a training, give the `run_dir` with its checkpoints. Received: run_dir=None"
-        )
-
-
-def _class_weights(given: Mapping[str, float] | str | None, data: ImageData) -> np.ndarray | None:
-    """A factor for each class, float64 `(classes,)`."""
-    if given is None:
-        return None
-    if given == "balanced":
-        counts = data.train.class_counts(len(data.class_names))
-        return counts.sum() / (len(counts) * np.maximum(counts, 1))
-    if not isinstance(given, Mapping):
-        raise ValueError(
-            "Argument `class_weights` must be 'balanced' or a mapping from class names to factors. "
-            f"Received: {given!r}"
-        )
-    unknown = set(given) - set(data.class_names)
-    if unknown:
-        raise ValueError(
-            f"Argument `class_weights` must name classes of {data.name}: "
-            f"{list(data.class_names)[:20]}. Received: {sorted(unknown)[0]!r}"
-        )
-    weights = np.array([given.get(name, 1.0) for name in data.class_names], np.float64)
-    if not (np.isfinite(weights) & (weights >= 0)).all() or not weights.any():
-        raise ValueError(
-            f"Argument `class_weights` must hold finite factors of 0 or more. Received: {given!r}"
-        )
-    return weights
-
-
-def _check_batch(recipe: Recipe, data: ImageData, replicas: int, accumulate: int) -> None:
-    if recipe.batch_size > data.train.examples:
-        raise ValueError(
-            "Recipe field `batch_size` must be at most the number of training images. Received: "
-            f"batch_size={recipe.batch_size} for {data.train.examples} images of {data.name}"
-        )
-    if recipe.batch_size % (replicas * accumulate):
-        raise ValueError(
-            "Recipe field `batch_size`, the global batch, must be a multiple of the replicas times "
-            f"`accumulate`. Received: batch_size={recipe.batch_size}, accumulate={accumulate} for "
-            f"{replicas} replicas"
-        )
-
-
-def _is_synchronized(network: keras.Model) -> bool:
-    return any(getattr(layer, "synchronized", False) for layer in network.layers)
-
-
-def _check_accumulation(network: keras.Model, accumulate: int, replicas: int) -> None:
-    if accumulate > 1 and replicas > 1 and _is_synchronized(network):
-        raise ValueError(
-            "Synchronized batch normalization cannot be combined with `accumulate` over several "
-            "replicas: they would have to meet within every micro-batch. Leave one of them out. "
-            f"Received: accumulate={accumulate}"
-        )
-
-
-def _check_input(model: keras.Model) -> None:
-    if not getattr(model, "inputs", None) or len(model.inputs) != 1:
-        raise ValueError(
-            f"Argument `model` must be a functional keras.Model with one input. Received: {model!r}"
-        )
-    if len(model.input_shape) != 4 or None in model.input_shape[1:]:
-        raise ValueError(
-            "Argument `model` must take images of a fixed size (height, width, channels); build it "
-            f"with `input_shape`. Received: input shape {model.input_shape}"
-        )
-    if model.input_shape[-1] not in (1, 3):
-        raise ValueError(
-            "Argument `model` must take images of 3 channels (RGB) or 1 (grey). "
-            f"Received: channels={model.input_shape[-1]}"
-        )
-
-
-@contextlib.contextmanager
-def _callbacks(
+def listening(
     callbacks: Sequence[keras.callbacks.Callback],
     network: keras.Model,
     optimizer: keras.optimizers.Optimizer,

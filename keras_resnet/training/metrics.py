@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from keras_resnet.tables import columns
 
 TOP = 5
 """How many classes the second accuracy allows a network to name."""
@@ -143,23 +145,6 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 def _percent(share: float) -> str:
     return "-" if math.isnan(share) else f"{share:.1%}"
-
-
-def columns(rows: Sequence[Sequence[Any]], left: Collection[int] = (0,)) -> list[str]:
-    """Lines of a table whose columns line up: those of `left` to the left, others to the right."""
-    from rich.cells import cell_len  # which knows how wide a letter is
-
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for row in cells:
-        blanks = [" " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)]
-        padded = [
-            cell + blank if i in left else blank + cell
-            for i, (cell, blank) in enumerate(zip(row, blanks, strict=True))
-        ]
-        lines.append("  ".join(padded).rstrip())
-    return lines
 
 
 def _plain(value: float) -> float | None:

@@ -22,11 +22,9 @@ class Progress:
     `done` steps were taken before: what is left is reckoned from those that are taken now.
     """
 
-    def __init__(
-        self, epochs: int, steps: int, batch_size: int, *, done: int = 0, enabled: bool = True
-    ):
+    def __init__(self, epochs: int, steps: int, *, done: int = 0, enabled: bool = True):
         self._before = done
-        self._epochs, self._steps, self._batch_size = epochs, steps, batch_size
+        self._epochs, self._steps = epochs, steps
         self._enabled = enabled
         self._console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
         self._bar: RichProgress | None = None

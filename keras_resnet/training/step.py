@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.models import freeze, split_head
+from keras_resnet.training.metrics import count_correct
 from keras_resnet.training.recipes import Recipe
 
 Step = Callable[[Any], list[tf.Tensor]]
@@ -253,9 +254,8 @@ class Trainer:
         gradients = tape.gradient(loss, self._trained)
         if self._scale is not None:
             gradients = [gradient / self._scale for gradient in gradients]
-        named = tf.argmax(scores, axis=-1, output_type=tf.int32)
         right = labels if labels.shape.rank == 1 else tf.argmax(labels, -1, tf.int32)
-        return gradients, [total, tf.reduce_sum(tf.cast(named == right, tf.int64))]
+        return gradients, [total, count_correct(right, scores)]
 
     def _weights_of(self, labels: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
         weights = tf.constant(self._class_weights, dtype)
