@@ -3,6 +3,7 @@
     python benchmarks/training.py                       # ResNet-20, 32 x 32, batch 128
     python benchmarks/training.py --network resnet50    # ResNet-50, 224 x 224, batch 16
     python benchmarks/training.py --contenders ours keras --rounds 40 --json > figures.json
+    python benchmarks/training.py --where               # what a step of ours spends its time in
 
 Every contender is a process of its own, which builds the same network, compiles, takes a first
 round that does not count, and then waits. A round asks each of them in turn, in an order that
@@ -36,11 +37,14 @@ needs a C++ compiler besides.
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import dataclasses
 import json
 import os
+import pathlib
 import random
+import re
 import resource
 import statistics
 import subprocess
@@ -116,6 +120,16 @@ def ours(task: Task, steps: int, precision: str, rounds: Rounds) -> None:
     """The package's public face; the seconds are those of its own log."""
     import keras
 
+    listener = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda *_: rounds.begin(),
+        # Of the steps alone: without the evaluation that follows them.
+        on_epoch_end=lambda _, logs: rounds.end(task.batch * steps / logs["images_per_second"]),
+    )
+    fit_ours(task, steps, precision, epochs=1_000_000, callbacks=[listener])
+
+
+def fit_ours(task: Task, steps: int, precision: str, epochs: int, **options: Any) -> None:
+    """`keras_resnet.training.fit` of the task."""
     import keras_resnet
     from keras_resnet import data, training
 
@@ -123,7 +137,7 @@ def ours(task: Task, steps: int, precision: str, rounds: Rounds) -> None:
     names = [str(number) for number in range(task.classes)]
     source = data.from_arrays((pixels, labels), (pixels[:8], labels[:8]), names)
     recipe = training.Recipe(
-        epochs=1_000_000,
+        epochs=epochs,
         batch_size=task.batch,
         learning_rate=RATE,
         schedule="constant",
@@ -136,16 +150,8 @@ def ours(task: Task, steps: int, precision: str, rounds: Rounds) -> None:
         recipe,
         strategy="default",
         precision=precision,
-        callbacks=[
-            keras.callbacks.LambdaCallback(
-                on_epoch_begin=lambda *_: rounds.begin(),
-                # Of the steps alone: without the evaluation that follows them.
-                on_epoch_end=lambda _, logs: rounds.end(
-                    task.batch * steps / logs["images_per_second"]
-                ),
-            )
-        ],
         verbose=False,
+        **options,
     )
 
 
@@ -308,6 +314,32 @@ CONTENDERS: dict[str, Callable[[Task, int, Rounds], None]] = {
 }
 
 
+# Where the time goes
+
+
+def where(task: Task, steps: int) -> list[str]:
+    """The kinds of operations of our step, float32, with their shares of the time of all.
+
+    Of a second epoch, as TensorFlow's profiler saw it; under a thousandth, they are left out.
+    """
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    with tempfile.TemporaryDirectory() as run_dir:
+        profile = (steps + 1, 2 * steps - 1)
+        fit_ours(task, steps, "float32", epochs=2, run_dir=run_dir, profile=profile)
+        (path,) = pathlib.Path(run_dir).rglob("*.xplane.pb")
+        space = xplane_pb2.XSpace.FromString(path.read_bytes())
+    spent: collections.Counter[str] = collections.Counter()
+    for plane in space.planes:
+        for event in (event for line in plane.lines for event in line.events):
+            # Operations are called name:kind; what runs them, "A::B" or "A: B".
+            called = re.fullmatch(r"[^: ]+:([^: ]+)", plane.event_metadata[event.metadata_id].name)
+            if called:
+                spent[called[1]] += event.duration_ps
+    whole = spent.total()
+    return [f"{kind:36} {t / whole:6.1%}" for kind, t in spent.most_common() if t > whole / 1000]
+
+
 # The one who asks
 
 
@@ -406,6 +438,7 @@ def main() -> None:
         help=f"of {', '.join(CONTENDERS)}; default: {' '.join(DEFAULT)}",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="the seconds of every round instead")
+    parser.add_argument("--where", action="store_true", help="profile our step instead")
     parser.add_argument("--worker", choices=CONTENDERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rounds < 1 or (options.steps is not None and options.steps < 1):
@@ -414,6 +447,10 @@ def main() -> None:
     steps = options.steps or task.steps
     if options.worker:
         CONTENDERS[options.worker](task, steps, Rounds())
+        return
+
+    if options.where:
+        print("\n".join(where(task, steps)))
         return
 
     def told(what: str) -> None:
