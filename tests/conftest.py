@@ -1,7 +1,5 @@
 """What every test shares: property tests that try the same examples on every run, and servers."""
 
-import signal
-
 import pytest
 import servers
 from hypothesis import settings
@@ -9,9 +7,6 @@ from hypothesis import settings
 settings.register_profile("deterministic", derandomize=True, deadline=None, database=None)
 settings.load_profile("deterministic")
 
-# A shell lets what it runs in the background ignore Ctrl-C, and so would all that tests start.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Files that take long are begun first: else one of two processes ends with them, alone.
 LONG = ("test_survival.py", "test_strategies.py", "test_launch.py", "test_models.py")

@@ -20,7 +20,10 @@ import pytest
 # As a file, without the package: launching shall need nothing but the standard library.
 LAUNCH = Path(__file__).parents[1] / "keras_resnet" / "training" / "launch.py"
 LOAD = f"""
-import importlib.util, sys
+import importlib.util, signal, sys
+# A shell lets what runs in its background ignore these, and so would all that is started there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 spec = importlib.util.spec_from_file_location("launch", {str(LAUNCH)!r})
 launch = sys.modules["launch"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(launch)
