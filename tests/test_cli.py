@@ -235,18 +235,22 @@ class TestTheWholePath:
         assert "bytes" in out
 
     def test_a_rejected_export_is_status_1_and_leaves_nothing(self, capsys, run_dir, tmp_path):
-        black = tmp_path / "black"
+        pale = tmp_path / "pale"
+        ramp = np.linspace(126, 130, 32).round().astype(np.uint8)
         for name in ("blue", "red"):
-            (black / name).mkdir(parents=True)
+            (pale / name).mkdir(parents=True)
             for i in range(2):
-                Image.new("RGB", (32, 32)).save(black / name / f"{i}.png")
+                pixels = np.broadcast_to(ramp[:, None, None], (32, 32, 3))
+                Image.fromarray(np.ascontiguousarray(np.roll(pixels, i))).save(
+                    pale / name / f"{i}.png"
+                )
         status, out, err = run(
-            capsys, "export", run_dir, "--out", tmp_path / "b", "--calibration", f"folder:{black}"
+            capsys, "export", run_dir, "--out", tmp_path / "b", "--calibration", f"folder:{pale}"
         )
         assert status == 1
         assert "REJECTED" in out
-        assert "nothing was written" in err
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["black"]
+        assert f"no bundle was written, see {tmp_path / 'b.rejected.html'}" in err
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["b.rejected.html", "pale"]
 
     def test_verify(self, capsys, bundle):
         status, out, _ = run(capsys, "verify", bundle)
