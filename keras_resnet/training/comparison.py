@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_resnet.files import atomic_file
-from keras_resnet.training.metrics import columns
+from keras_resnet.tables import columns
 from keras_resnet.training.recipes import Recipe
 from keras_resnet.training.runs import Run, load_run
 
