@@ -2,6 +2,7 @@
 # make parity    the networks beside those   make lint   style and types
 #                of timm, keras.applications make clean  removes what make made
 #                and pytorchcv, and on JAX
+# make mediapipe bundles in MediaPipe's own image classifier
 # make generate  the files that are made from the table of architectures
 # make format    brings the code into shape
 #
@@ -10,6 +11,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+MEDIAPIPE := $(VENV)-mediapipe
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 # Tests of the suite that need PyTorch or JAX, and are skipped where those are not installed.
 WITH_PEERS := tests/test_preprocessing.py::test_jax_and_torch_are_read_as_numpy \
@@ -17,18 +19,26 @@ WITH_PEERS := tests/test_preprocessing.py::test_jax_and_torch_are_read_as_numpy 
 JAX_TESTS := tests/test_blocks.py tests/test_features.py \
 	$(addprefix tests/parity/test_,timm.py keras_applications.py pytorchcv.py)
 
-.PHONY: demo test parity generate lint format clean
+.PHONY: demo test parity mediapipe generate lint format clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20 --ignore tests/parity
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20 \
+		--ignore tests/parity --ignore tests/mediapipe
 
 # The builders need no TensorFlow: the same comparisons and tests of shapes pass on JAX.
 parity: $(VENV)/.parity
 	$(BIN)/python -m pytest -n 2 --dist load tests/parity $(WITH_PEERS)
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist load -m 'not large' $(JAX_TESTS)
+
+# MediaPipe's dependencies exclude TFMOT's: the bundles are made in one environment and opened in
+# another.
+mediapipe: $(VENV)/.installed $(MEDIAPIPE)/.installed
+	rm -rf build/mediapipe
+	$(BIN)/python tests/mediapipe/make_bundles.py build/mediapipe
+	BUNDLES=build/mediapipe $(MEDIAPIPE)/bin/python -m pytest tests/mediapipe --confcutdir tests/mediapipe
 
 generate: $(VENV)/.installed
 	$(BIN)/python tests/generate.py
@@ -58,5 +68,14 @@ $(VENV)/.parity: $(VENV)/.installed
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[parity]'
 	@touch $@
 
+$(MEDIAPIPE)/.installed: setup.cfg pyproject.toml
+	@echo "Installing MediaPipe into $(MEDIAPIPE); 600 MB, once."
+	@$(PYTHON) -m venv $(MEDIAPIPE)
+	@$(MEDIAPIPE)/bin/pip install --quiet --disable-pip-version-check "setuptools>=77" wheel \
+		mediapipe==1.2.2 ai-edge-litert numpy Pillow pytest
+	@$(MEDIAPIPE)/bin/pip install --quiet --disable-pip-version-check --no-deps \
+		--no-build-isolation --editable .
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist runs/demo *.egg-info
+	rm -rf $(VENV) $(MEDIAPIPE) build dist runs/demo *.egg-info

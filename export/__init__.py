@@ -10,21 +10,29 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "Benchmark": "benchmarking",
     "Bundle": "bundle",
     "BundleError": "bundle",
     "Classifier": "runtime",
     "ExportRejected": "verification",
     "SCHEMES": "schemes",
     "Verification": "verification",
+    "benchmark": "benchmarking",
+    "Inspection": "inspection",
+    "RepairWarning": "repair",
+    "TFLiteFileError": "inspection",
+    "inspect": "inspection",
     "to_saved_model": "saved_model",
     "to_tflite": "tflite",
     "verify": "verification",
 }
 
-__all__ = list(_HOMES)
+__all__ = [*_HOMES, "optimize"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "optimize":
+        return importlib.import_module(f"{__name__}.optimize")
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

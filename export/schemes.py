@@ -28,6 +28,11 @@ class Scheme:
     max_difference: float | None
     max_total_variation: float
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether ranges of the activations have to be read from images."""
+        return self.activations != "float32"
+
 
 SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme
@@ -36,6 +41,7 @@ SCHEMES: dict[str, Scheme] = {
         Scheme("float16", "float16", "float32", "float32", 2e-2, 5e-3),
         Scheme("dynamic_int8", "int8", "float32", "float32", None, 0.05),
         Scheme("int8", "int8", "int8", "uint8", None, 0.10),
+        Scheme("int16x8", "int8", "int16", "float32", None, 0.05),
     )
 }
 

@@ -308,7 +308,7 @@ def split_head(network: keras.Model) -> tuple[keras.Model, bool]:
     is_softmax = isinstance(last, keras.layers.Softmax) or activation is keras.activations.softmax
     if is_softmax and isinstance(last, keras.layers.Activation | keras.layers.Softmax):
         with _deep_graphs():
-            return keras.Model(network.inputs, last.input), True
+            return keras.Model(network.inputs, last.input, name=network.name), True
     if is_softmax:
         return network, False
     if activation is keras.activations.linear:

@@ -4,7 +4,7 @@
 
 `keras_resnet/__init__.pyi`: the builders' signatures, for editors. `keras_resnet/networks.json`:
 what is counted on every built network, so that listing them needs no Keras (this takes three
-minutes). The table in README.md, and that of the recipes in docs/training.md.
+minutes). The table in README.md, that of the recipes in docs/training.md, and docs/schemes.md.
 """
 
 import inspect
@@ -13,6 +13,8 @@ import json
 import re
 import sys
 from pathlib import Path
+
+import families
 
 import keras_resnet
 from keras_resnet import architecture, training
@@ -24,6 +26,7 @@ STUB = ROOT / "keras_resnet" / "__init__.pyi"
 COUNTS = ROOT / "keras_resnet" / "networks.json"
 README = ROOT / "README.md"
 TRAINING = ROOT / "docs" / "training.md"
+SCHEMES = ROOT / "docs" / "schemes.md"
 
 STUB_HEAD = """\
 # Made by tests/generate.py from the table of architectures.
@@ -137,3 +140,4 @@ if __name__ == "__main__":
     architecture._all_counts.cache_clear()
     TRAINING.write_text(with_recipes(TRAINING.read_text(encoding="utf-8")), encoding="utf-8")
     README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    SCHEMES.write_text(families.page(), encoding="utf-8")

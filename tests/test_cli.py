@@ -234,19 +234,18 @@ class TestTheWholePath:
         assert "passed" in out
         assert "bytes" in out
 
-    def test_a_rejected_export_is_status_1_and_leaves_nothing(self, capsys, run_dir, tmp_path):
-        black = tmp_path / "black"
-        for name in ("blue", "red"):
-            (black / name).mkdir(parents=True)
-            for i in range(2):
-                Image.new("RGB", (32, 32)).save(black / name / f"{i}.png")
+    def test_a_rejected_export_is_status_1_and_leaves_a_page(self, capsys, photographs, tmp_path):
+        """Group normalization has no integer form."""
+        network = keras_resnet.create_model("resnet8", norm="group", classes=2)
+        network.save(tmp_path / "network.keras")
+        calibration = ["--calibration", f"folder:{photographs}"]
         status, out, err = run(
-            capsys, "export", run_dir, "--out", tmp_path / "b", "--calibration", f"folder:{black}"
+            capsys, "export", tmp_path / "network.keras", "--out", tmp_path / "b", *calibration
         )
         assert status == 1
-        assert "REJECTED" in out
-        assert "nothing was written" in err
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["black"]
+        assert "REJECTED: the file claims the scheme int8 and is really mixed" in out
+        assert f"no bundle was written, see {tmp_path / 'b.rejected.html'}" in err
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["b.rejected.html", "network.keras"]
 
     def test_verify(self, capsys, bundle):
         status, out, _ = run(capsys, "verify", bundle)

@@ -4,13 +4,68 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from keras_resnet.cli.common import EXIT_FAILED, Add, fail, load, positive
+from keras_resnet.cli.common import DATA_HELP, EXIT_FAILED, Add, fail, load, positive
 from keras_resnet.quiet import held_back_stderr, import_tensorflow
 
 
 def add_commands(add: Add) -> None:
-    """Adds export, verify and classify."""
+    """Adds export, optimize, inspect, verify, benchmark and classify."""
+    _add_export(add)
+    _add_optimize(add)
+
+    inspect = add(
+        "inspect", _inspect, "say what a .tflite file holds", "model.tflite --target xnnpack"
+    )
+    inspect.add_argument("file", metavar="FILE", help="any .tflite file, or a bundle")
+    inspect.add_argument(
+        "--target",
+        choices=("xnnpack", "tflm", "web", "mediapipe"),
+        help="also say what this runtime would refuse or run slowly; status 1 if it refuses",
+    )
+
+    verify = add("verify", _verify, "check a bundle against its golden vectors", "digits-int8")
+    verify.add_argument("bundle", metavar="BUNDLE")
+
+    benchmark = add(
+        "benchmark",
+        _benchmark,
+        "measure the latency of bundles, in turns",
+        "digits-float32 digits-int8 --threads 1 2",
+    )
+    benchmark.add_argument("bundles", nargs="+", metavar="BUNDLE", help="or any .tflite file")
+    benchmark.add_argument(
+        "--threads", nargs="+", type=positive, metavar="N", help="of the CPU; default: 1"
+    )
+    benchmark.add_argument(
+        "--seconds",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="shortest duration of each measurement; default: 10 (MLPerf: 60)",
+    )
+    benchmark.add_argument(
+        "--queries",
+        type=positive,
+        default=128,
+        metavar="N",
+        help="smallest number of queries of each; default: 128 (MLPerf: 1024)",
+    )
+
+    classify = add("classify", _classify, "name what images show", "digits-int8 seven.png --top 3")
+    classify.add_argument("bundle", metavar="BUNDLE")
+    classify.add_argument("images", nargs="+", metavar="IMAGE")
+    classify.add_argument("--top", type=positive, default=3, help="classes to show; default: 3")
+    classify.add_argument("--threads", type=positive, help="of the CPU; default: LiteRT's choice")
+
+
+def _add_export(add: Add) -> None:
     export = add(
         "export",
         _export,
@@ -19,38 +74,102 @@ def add_commands(add: Add) -> None:
     )
     export.add_argument("model", metavar="RUN", help="run directory, or .keras file of ours")
     export.add_argument("--out", required=True, metavar="BUNDLE", help="directory to write")
-    export.add_argument(
-        "--scheme", default="int8", help="float32, float16, dynamic_int8, int8 (default)"
+    export.add_argument("--force", action="store_true", help="replace the bundle that is there")
+    form = export.add_argument_group("the file")
+    form.add_argument(
+        "--scheme", default="int8", help="float32, float16, dynamic_int8, int8 (default), int16x8"
     )
-    export.add_argument(
+    form.add_argument(
+        "--batch", type=_batch, default=1, metavar="N|dynamic", help="images at a time; default: 1"
+    )
+    form.add_argument(
+        "--io",
+        default="auto",
+        choices=("auto", "uint8", "int8", "float32"),
+        help="what an int8 file takes and gives; auto: uint8 pixels and float32 probabilities",
+    )
+    form.add_argument(
+        "--outputs", default="probabilities", choices=("probabilities", "logits", "features")
+    )
+    proof = export.add_argument_group("the proof")
+    proof.add_argument(
         "--calibration",
         metavar="DATA",
         help="source of the calibration images, from its training split; default: the run's data",
     )
-    export.add_argument(
+    proof.add_argument(
         "--evaluation",
         metavar="DATA",
         help="source to compare the accuracy on, by its test split; none: golden images only; "
         "default: the run's data",
     )
-    export.add_argument("--skip-bad-images", action="store_true", help="leave out broken files")
-    export.add_argument(
+    proof.add_argument("--skip-bad-images", action="store_true", help="leave out broken files")
+    proof.add_argument(
         "--max-drop",
         type=float,
         default=0.01,
         metavar="FRACTION",
-        help="largest loss of accuracy before the export is rejected; default: 0.01",
+        help="largest loss of accuracy, as a fraction of the evaluation images, before the export "
+        "is rejected (a 95%% interval that reaches beyond it is a warning); default: 0.01",
     )
-    export.add_argument("--force", action="store_true", help="replace the bundle that is there")
+    proof.add_argument(
+        "--layers",
+        action="store_true",
+        help="measure the signal-to-quantization-noise ratio of every layer, worst first, and put "
+        "it into the report",
+    )
+    proof.add_argument(
+        "--draw-layers", metavar="PICTURE", help="draw them as well, e.g. into a .png or .svg"
+    )
+    proof.add_argument(
+        "--repair",
+        action="store_true",
+        help="if the export would be rejected, leave the fewest layers in float32 that make it "
+        "pass, and say which and at what cost",
+    )
 
-    verify = add("verify", _verify, "check a bundle against its golden vectors", "digits-int8")
-    verify.add_argument("bundle", metavar="BUNDLE")
 
-    classify = add("classify", _classify, "name what images show", "digits-int8 seven.png --top 3")
-    classify.add_argument("bundle", metavar="BUNDLE")
-    classify.add_argument("images", nargs="+", metavar="IMAGE")
-    classify.add_argument("--top", type=positive, default=3, help="classes to show; default: 3")
-    classify.add_argument("--threads", type=positive, help="of the CPU; default: LiteRT's choice")
+def _add_optimize(add: Add) -> None:
+    optimize = add(
+        "optimize",
+        _optimize,
+        "train a network on for a smaller file",
+        "runs/digits --method qat --out digits-qat\n"
+        "  keras-resnet optimize runs/digits --method prune --sparsity 0.5 --out runs/pruned",
+    )
+    optimize.add_argument("model", metavar="RUN", help="run directory, or .keras file of ours")
+    optimize.add_argument(
+        "--method",
+        required=True,
+        choices=("qat", "prune", "cluster"),
+        help="qat: with the rounding of an int8 file, writes a bundle; prune, cluster: zeros, or "
+        "few different values, in every kernel, write a run to export",
+    )
+    optimize.add_argument("--out", required=True, metavar="BUNDLE|RUN", help="directory to write")
+    optimize.add_argument("--data", metavar="DATA", help=f"{DATA_HELP}; default: the run's")
+    optimize.add_argument("--recipe", metavar="NAME", help="default: the run's")
+    optimize.add_argument(
+        "--epochs", type=positive, metavar="N", help="default: a tenth of the recipe's"
+    )
+    optimize.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="as in train"
+    )
+    optimize.add_argument(
+        "--sparsity", type=float, default=0.5, metavar="FRACTION", help="of prune; default: 0.5"
+    )
+    optimize.add_argument(
+        "--clusters", type=positive, default=16, metavar="N", help="of cluster; default: 16"
+    )
+    optimize.add_argument(
+        "--max-drop", type=float, default=0.01, metavar="FRACTION", help="of qat; as in export"
+    )
+    optimize.add_argument("--strategy", default="auto", help="as in train")
+    optimize.add_argument("--seed", type=int, default=0, help="default: 0")
+    optimize.add_argument("--force", action="store_true", help="replace what is there")
+
+
+def _batch(text: str) -> int | str:
+    return text if text == "dynamic" else positive(text)
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -63,10 +182,12 @@ def _export(options: argparse.Namespace) -> int:
     from keras_resnet import data, export
 
     model, preprocessing, load_data = load(options.model)
-    needs_calibration = scheme.activations == "int8"
+    needs_calibration = scheme.is_calibrated
     if needs_calibration and not options.calibration and load_data is None:
         return fail("a .keras file does not say what to calibrate with; give --calibration")
     calibration = evaluation = None
+    if options.outputs == "features":
+        options.evaluation = "none"  # what has no classes has no accuracy
     wants_own = options.evaluation is None or (needs_calibration and not options.calibration)
     if load_data is not None and wants_own:
         calibration = evaluation = load_data()
@@ -77,7 +198,8 @@ def _export(options: argparse.Namespace) -> int:
     elif options.evaluation:
         evaluation = data.load(options.evaluation, skip_bad_images=options.skip_bad_images)
     try:
-        bundle = export.to_tflite(
+        bundle = _noting_warnings(
+            export.to_tflite,
             model,
             options.out,
             options.scheme,
@@ -85,20 +207,140 @@ def _export(options: argparse.Namespace) -> int:
             evaluation=evaluation,
             preprocessing=preprocessing,
             max_drop=options.max_drop,
+            batch=options.batch,
+            io=options.io,
+            outputs=options.outputs,
+            layers=options.layers or options.draw_layers is not None,
+            repair=options.repair,
             force=options.force,
         )
     except export.ExportRejected as rejection:
-        if options.json:
-            print(json.dumps(rejection.report.to_dict()))
-        else:
-            print(rejection.report)
-        return fail(f"rejected, nothing was written: {rejection}")
+        _draw_layers(options, rejection.report)
+        return _print_rejection(options, rejection)
+    _draw_layers(options, _print_bundle(options, bundle))
+    return 0
+
+
+def _noting_warnings(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What the function returns; warnings that are not in its report go to standard error."""
+    from keras_resnet.export.calibration import CalibrationWarning
+    from keras_resnet.export.repair import RepairWarning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore", CalibrationWarning)
+        warnings.simplefilter("always", RepairWarning)
+        result = function(*arguments, **options)
+    for warning in caught:
+        print(f"keras-resnet: warning: {warning.message}", file=sys.stderr)
+    return result
+
+
+def _draw_layers(options: argparse.Namespace, report: Any) -> None:
+    from keras_resnet.export.layers import draw
+
+    if options.draw_layers is not None:
+        draw(report.layers, options.draw_layers)
+
+
+def _print_bundle(options: argparse.Namespace, bundle: Any) -> Any:
+    from keras_resnet.export import Verification
+
+    values = bundle.manifest["verification"]
+    report = Verification.from_dict(values)
     if options.json:
-        print(json.dumps({"bundle": options.out, **bundle.manifest["verification"]}))
+        print(json.dumps({"bundle": options.out, **values}))
     else:
-        size = bundle.model_path.stat().st_size
-        print(export.Verification.from_dict(bundle.manifest["verification"]))
-        print(f"{options.out}: {size:,} bytes")
+        print(report)
+        print(f"{options.out}: {bundle.model_path.stat().st_size:,} bytes")
+    return report
+
+
+def _print_rejection(options: argparse.Namespace, rejection: Any) -> int:
+    report = rejection.report
+    print(json.dumps(report.to_dict()) if options.json else report)
+    page = f"{options.out.rstrip(os.sep)}.rejected.html"
+    return fail(f"rejected, no bundle was written, see {page}: {rejection}")
+
+
+def _optimize(options: argparse.Namespace) -> int:
+    from keras_resnet.files import refuse_existing
+
+    refuse_existing(options.out, options.force)
+    import_tensorflow()
+    from keras_resnet import data, export, training
+    from keras_resnet.export import optimize
+
+    model, preprocessing, load_data = load(options.model)
+    if options.data:
+        source = data.load(options.data, seed=options.seed)
+    elif load_data:
+        source = load_data()
+    else:
+        return fail("a .keras file does not say what it was trained on; give --data")
+    if options.recipe:
+        recipe = training.get_recipe(options.recipe)
+    elif Path(options.model).is_dir():
+        recipe = training.load_run(options.model).recipe
+    else:
+        return fail("a .keras file does not say how it was trained; give --recipe")
+    common = {
+        "strategy": options.strategy,
+        "preprocessing": preprocessing,
+        "seed": options.seed,
+        "verbose": not options.json,
+    }
+    recipe = optimize.fine_tuning(recipe, options.method, epochs=options.epochs)
+    recipe = recipe.replace(options.set)
+    if options.method == "qat":
+        try:
+            bundle = optimize.quantization_aware(
+                model,
+                source,
+                recipe,
+                options.out,
+                max_drop=options.max_drop,
+                force=options.force,
+                **common,
+            )
+        except export.ExportRejected as rejection:
+            return _print_rejection(options, rejection)
+        _print_bundle(options, bundle)
+        return 0
+    if options.method == "prune":
+        result = optimize.prune(model, source, recipe, sparsity=options.sparsity, **common)
+    else:
+        result = optimize.cluster(model, source, recipe, clusters=options.clusters, **common)
+    result.save(options.out, force=options.force)
+    if options.json:
+        print(json.dumps({"run": options.out, **result.to_dict()}))
+    else:
+        print(
+            f"test images right: {result.correct_before} before, {result.correct} after, of "
+            f"{result.examples}; {result.sparsity:.1%} of the weights are zero; "
+            f"the run is in {options.out}"
+        )
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from keras_resnet.export.inspection import inspect
+
+    path = Path(options.file)
+    found = inspect(path / "model.tflite" if path.is_dir() else path, options.target)
+    print(json.dumps(found.to_dict()) if options.json else found)
+    return EXIT_FAILED if found.is_refused else 0
+
+
+def _benchmark(options: argparse.Namespace) -> int:
+    from keras_resnet.export.benchmarking import benchmark
+
+    measured = benchmark(
+        options.bundles,
+        threads=options.threads,
+        seconds=options.seconds,
+        queries=options.queries,
+    )
+    print(json.dumps(measured.to_dict()) if options.json else measured)
     return 0
 
 
