@@ -19,6 +19,26 @@ def refuse_existing(path: str | os.PathLike[str], force: bool) -> None:
         )
 
 
+def refuse_existing_directory(
+    path: str | os.PathLike[str], *, marker: str, force: bool = False
+) -> None:
+    """Raises `FileExistsError` if a directory cannot be put at `path`: before the work, not after.
+
+    Args:
+        path: the directory to make.
+        marker: a file that every directory of this kind holds. With `force`, an existing directory
+            is replaced only if it holds the marker or nothing: a wrong path must not cost a user
+            her home directory.
+        force: whether an existing directory may be replaced.
+    """
+    path = Path(path)
+    refuse_existing(path, force)
+    if path.is_dir() and not (path / marker).is_file() and any(path.iterdir()):
+        raise FileExistsError(f"{path} is not replaced: it holds no {marker}, so it is not ours")
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise FileExistsError(f"{path} is not replaced: it is a link or a file, not a directory")
+
+
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str], *, force: bool = True) -> Iterator[Path]:
     """Yields a temporary path beside `path`, which takes its place when the block succeeds.
@@ -49,19 +69,10 @@ def atomic_directory(
 ) -> Iterator[Path]:
     """Yields a temporary directory beside `path`, which takes its place when the block succeeds.
 
-    Args:
-        path: the directory to make.
-        marker: a file that every directory of this kind holds. With `force`, an existing directory
-            is replaced only if it holds the marker or nothing: a wrong path must not cost a user
-            her home directory.
-        force: whether an existing directory may be replaced.
+    What may be replaced is told at `refuse_existing_directory`.
     """
     path = Path(path)
-    refuse_existing(path, force)
-    if path.is_dir() and not (path / marker).is_file() and any(path.iterdir()):
-        raise FileExistsError(f"{path} is not replaced: it holds no {marker}, so it is not ours")
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise FileExistsError(f"{path} is not replaced: it is a link or a file, not a directory")
+    refuse_existing_directory(path, marker=marker, force=force)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +12,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import keras_resnet
 from keras_resnet import data as data_module
 from keras_resnet.data import ImageData
-from keras_resnet.export.bundle import (
-    MANIFEST,
-    Bundle,
-    array_digest,
-    check_labels,
-    write_files,
-)
-from keras_resnet.export.inspection import read_graph
-from keras_resnet.export.metadata import add_metadata
+from keras_resnet.export.bundle import MANIFEST, Bundle, check_labels
+from keras_resnet.export.evidence import Evidence
 from keras_resnet.export.optimize import quantization
 from keras_resnet.export.optimize import sparsity as _sparsity
 from keras_resnet.export.optimize.legacy import tfmot
 from keras_resnet.export.optimize.training import FineTuning, check_recipe, refuse_grouped
 from keras_resnet.export.optimize.twin import Twin
-from keras_resnet.export.report import render
-from keras_resnet.export.runtime import Runner
-from keras_resnet.export.source import SourceNetwork, golden_images
-from keras_resnet.export.verification import (
-    ExportRejected,
-    Verification,
-    compare,
-    judge,
-    outcomes,
-    real_scheme,
-    reload,
-)
-from keras_resnet.files import atomic_directory, atomic_file, refuse_existing
+from keras_resnet.export.schemes import SCHEMES
+from keras_resnet.export.source import SourceNetwork
+from keras_resnet.files import refuse_existing_directory
 from keras_resnet.models import check_classes
 from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.training.checkpoints import Checkpoints
@@ -53,15 +34,8 @@ from keras_resnet.training.strategies import resolve_strategy
 # Batches from which quantization-aware training takes its first ranges.
 _RANGE_BATCHES = 8
 
-_EVALUATION_BATCH = 64
 _HISTORY = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy")
-_LIBRARIES = (
-    "keras-resnet-edge",
-    "keras",
-    "tensorflow",
-    "tensorflow-model-optimization",
-    "tf-keras",
-)
+_LIBRARIES = ("tensorflow-model-optimization", "tf-keras")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +140,7 @@ def quantization_aware(
         raise ValueError(
             f"Argument `max_drop` must be a fraction in [0, 1]. Received: max_drop={max_drop!r}"
         )
-    refuse_existing(path, force)
+    refuse_existing_directory(path, marker=MANIFEST, force=force)
     job = _Job(model, data, recipe, strategy, preprocessing, seed, verbose)
     quantization.check_layers(job.twin)
     names = tuple(labels or job.data.class_names)
@@ -175,8 +149,27 @@ def quantization_aware(
         network = quantization.fake_quantized(job.twin)
         quantization.set_ranges(network, job.twin, job.first_values(_RANGE_BATCHES))
         tuning = job.train(network, after_epoch=lambda: quantization.set_kernel_ranges(network))
-    content = quantization.convert(network, job.twin)
-    return write_bundle(content, job, tuning.history, names, path, max_drop=max_drop, force=force)
+    evidence = Evidence(
+        job.twin.source, SCHEMES["int8"], labels=names, split=job.data.test, max_drop=max_drop
+    )
+    content = evidence.finished(quantization.convert(network, job.twin))
+    trained = {
+        "method": "qat",
+        "data": job.data.name,
+        "recipe": job.recipe.to_dict(),
+        "seed": seed,
+        # Without the speed, which no two runs have in common.
+        "history": [{k: v for k, v in row.items() if k in _HISTORY} for row in tuning.history],
+    }
+    return evidence.publish(
+        path,
+        content,
+        evidence.verdict(content),
+        converter={"batch": 1, "io": "auto"},
+        facts={"optimization": trained},
+        libraries=_LIBRARIES,
+        force=force,
+    )
 
 
 def prune(
@@ -363,74 +356,3 @@ class _Job:
             sparsity=_sparsity.sparsity_of(model),
             _writer=writer,
         )
-
-
-def write_bundle(
-    content: bytes,
-    job: _Job,
-    history: Sequence[Mapping[str, float]],
-    labels: tuple[str, ...],
-    path: str | os.PathLike[str],
-    *,
-    max_drop: float,
-    force: bool,
-) -> Bundle:
-    """Verifies an int8 file against the float model that its training began with, and writes it.
-
-    Raises:
-        ExportRejected: if they differ too much; the report is beside `path`, as `to_tflite` does.
-    """
-    source, split = job.twin.source, job.data.test
-    reference = SourceNetwork(reload(source.model), job.preprocessing)
-    description = "Takes raw pixels 0..255 and gives probabilities; in int8, trained for it."
-    content = add_metadata(content, labels, name=source.model.name, description=description)
-    golden = golden_images(split, None, source.shape, job.preprocessing)
-    expected = reference.predict(golden)
-    runner = Runner(content, threads=os.cpu_count())
-    with split.own_errors():
-        images = split.batches(_EVALUATION_BATCH, source.shape, job.preprocessing)
-        named = outcomes(reference.predict, runner, images.as_numpy_iterator())
-    report = judge(
-        "int8",
-        real_scheme(read_graph(content)),
-        compare(expected, runner(golden)),
-        named.accuracy(max_drop),
-    )
-    manifest = _manifest(job, report, history)
-    page = render(report, content, manifest, labels, named)
-    rejected = Path(f"{os.fspath(path).rstrip(os.sep)}.rejected.html")
-    if not report.passed:
-        with atomic_file(rejected) as temporary:
-            Path(temporary).write_text(page, encoding="utf-8")
-        raise ExportRejected(report)
-    with atomic_directory(path, marker=MANIFEST, force=force) as directory:
-        write_files(directory, content, labels, (golden, expected), manifest, report_html=page)
-    rejected.unlink(missing_ok=True)
-    return Bundle.open(path)
-
-
-def _manifest(
-    job: _Job, report: Verification, history: Sequence[Mapping[str, float]]
-) -> dict[str, Any]:
-    model = job.twin.source.model
-    architecture = getattr(model, "architecture", None)
-    return {
-        "model": model.name,
-        "architecture": architecture and architecture.to_dict(),
-        "weights": {"sha256": array_digest(model.get_weights())},
-        "scheme": "int8",
-        "preprocessing": job.preprocessing.to_dict(),
-        "calibration": None,
-        "converter": {"batch": 1, "io": "auto", "outputs": "probabilities"},
-        "optimization": {
-            "method": "qat",
-            "data": job.data.name,
-            "recipe": job.recipe.to_dict(),
-            "seed": job.seed,
-            # Without the speed, which no two runs have in common.
-            "history": [{k: v for k, v in row.items() if k in _HISTORY} for row in history],
-        },
-        "verification": report.to_dict(),
-        "versions": {"keras_resnet": keras_resnet.__version__}
-        | {name: importlib.metadata.version(name) for name in _LIBRARIES},
-    }
