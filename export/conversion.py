@@ -91,7 +91,9 @@ def convert_float(network: SourceNetwork, scheme: str = "float32", *, batch: Bat
         size = None if batch == "dynamic" else batch
         pixels = tf.compat.v1.placeholder(tf.float32, (size, *network.shape), name="pixels")
         constants = [(variable, tf.constant(value)) for variable, value in values]
-        with keras.StatelessScope(state_mapping=constants):
+        # The end of a scope that initializes variables gives values, in this graph, to all those of
+        # the process that wait for theirs.
+        with keras.StatelessScope(state_mapping=constants, initialize_variables=False):
             tensors = network.tensors(pixels)
     ends = [tensors[name] for name in network.outputs]
     converter = tf.compat.v1.lite.TFLiteConverter(graph.as_graph_def(), [pixels], ends)

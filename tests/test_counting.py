@@ -4,6 +4,7 @@ import math
 
 import keras
 import pytest
+from toys import shapes_only
 
 import keras_resnet
 from keras_resnet.architecture import get_counts
@@ -87,8 +88,7 @@ CIFAR_MMACS = {
 
 def shapes_of(name, **arguments):
     """A network whose weights have shapes but no values, which is all that is counted."""
-    with keras.StatelessScope(initialize_variables=False):
-        return keras_resnet.create_model(name, **arguments)
+    return shapes_only(keras_resnet.create_model, name, **arguments)
 
 
 def multiply_adds(model):

@@ -186,6 +186,16 @@ def test_group_normalization_has_no_8_bit_form_and_is_refused(tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+def test_variables_of_others_that_wait_for_their_values_stay_out_of_the_file():
+    model = keras_resnet.create_model(SMALL)
+    network = SourceNetwork(model, model.preprocessing)
+    given = []
+    with keras.StatelessScope(initialize_variables=False):
+        keras.Variable(lambda shape, dtype: given.append(shape) or np.zeros(shape), shape=(7,))
+    tflite.convert(network, export.SCHEMES["float32"], None)
+    assert not given
+
+
 class TestRawBytes:
     def test_the_byte_is_the_input_tensor_with_the_default_preprocessing(self, bundles):
         graph = read_graph(bundles["int8"].model_path)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from toys import shapes_only
 
 import keras_resnet
 from keras_resnet import Preprocessing
@@ -197,8 +198,7 @@ USUAL, LATE, CIFAR = (24, 12, 6, 3), (12, 6, 3, 3), (96, 48, 24)
 )
 def test_every_kind_has_features_of_its_sizes_and_channels(name, heights, channels):
     groups = {"cardinality": 2, "base_width": 32} if "resnext" in name else {}
-    with keras.StatelessScope(initialize_variables=False):
-        model = keras_resnet.feature_model(small(name, **groups), input_shape=(96, 192, 3))
+    model = shapes_only(keras_resnet.feature_model, small(name, **groups), input_shape=(96, 192, 3))
     expected = [(n, 2 * n, c) for n, c in zip(heights, channels, strict=True)]
     assert list(sizes(model).values()) == expected
     assert list(sizes(model)) == list(LEVELS[: len(heights)])
@@ -348,8 +348,7 @@ def test_the_trainable_parameters_of_a_frozen_resnet20_are_known():
         ("C2", False): 269_722 - 432 - 32 - 6 * (2_304 + 32),
         ("C4", True): 64 * 10 + 10,
     }
-    with keras.StatelessScope(initialize_variables=False):
-        models = {key: keras_resnet.ResNet20() for key in expected}
+    models = {key: shapes_only(keras_resnet.ResNet20) for key in expected}
     for (up_to, norm), model in models.items():
         keras_resnet.freeze(model, up_to, norm=norm)
     assert {key: trainable_count(model) for key, model in models.items()} == expected

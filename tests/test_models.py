@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 from processes import run_python
+from toys import shapes_only
 
 import keras_resnet
 from keras_resnet import Preprocessing, WeightsError
@@ -144,8 +145,7 @@ def counts(model):
 
 def shapes_of(name, **arguments):
     """A network whose weights have shapes but no values: it is built in a fifth of the time."""
-    with keras.StatelessScope(initialize_variables=False):
-        return keras_resnet.create_model(name, **arguments)
+    return shapes_only(keras_resnet.create_model, name, **arguments)
 
 
 def run(model, images):
