@@ -16,8 +16,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 # Tests of the suite that need PyTorch or JAX, and are skipped where those are not installed.
 WITH_PEERS := tests/test_preprocessing.py::test_jax_and_torch_are_read_as_numpy \
 	tests/test_normalization.py::test_on_jax_it_is_the_stock_layer
-JAX_TESTS := tests/test_blocks.py tests/test_features.py \
-	$(addprefix tests/parity/test_,timm.py keras_applications.py pytorchcv.py)
+JAX_TESTS := tests/test_blocks.py tests/parity/test_timm.py
 
 .PHONY: demo test parity mediapipe generate lint format clean
 
@@ -28,7 +27,7 @@ test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20 \
 		--ignore tests/parity --ignore tests/mediapipe
 
-# The builders need no TensorFlow: the same comparisons and tests of shapes pass on JAX.
+# The builders need no TensorFlow: tests of the blocks and the comparisons with timm pass on JAX.
 parity: $(VENV)/.parity
 	$(BIN)/python -m pytest -n 2 --dist load tests/parity $(WITH_PEERS)
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist load -m 'not large' $(JAX_TESTS)

@@ -13,6 +13,7 @@ _HOMES = {
     "Benchmark": "benchmarking",
     "Bundle": "bundle",
     "BundleError": "bundle",
+    "CalibrationWarning": "calibration",
     "Classifier": "runtime",
     "ExportRejected": "verification",
     "SCHEMES": "schemes",

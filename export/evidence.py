@@ -98,8 +98,19 @@ class Evidence:
         Args:
             content: the file.
             kept_float: names of tensors whose operators compute in float32 on purpose.
+
+        Raises:
+            ValueError: if LiteRT does not run it.
         """
-        runner = Runner(content, threads=os.cpu_count())
+        try:
+            runner = Runner(content, threads=os.cpu_count())
+        except RuntimeError as error:
+            raise ValueError(
+                "LiteRT refuses the file that was made of the network. Its kernels scale no sum up "
+                "by 256 or more, as one would have to be whose result is next to nothing; networks "
+                f"that were never trained may have such layers. Received: the model "
+                f"{self.network.model.name!r}, and from LiteRT: {error}"
+            ) from error
         accuracy = None
         if self._split is not None:
             shape, preprocessing = self.network.shape, self.network.preprocessing

@@ -6,6 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from ai_edge_litert.schema_py_generated import BuiltinOperator
 from families import of_family, warmed
 from PIL import Image
 from processes import run_python
@@ -13,7 +14,7 @@ from toys import SMALL
 
 import keras_resnet
 from keras_resnet import data, export, training
-from keras_resnet.export import tflite
+from keras_resnet.export import flatbuffer, tflite
 from keras_resnet.export.calibration import Calibration
 from keras_resnet.export.inspection import Operator, read_graph
 from keras_resnet.export.runtime import Runner
@@ -347,6 +348,23 @@ class TestVerdict:
             export.to_tflite(trained, tmp_path / "b", "float32", evaluation=digits)
         assert [p.name for p in tmp_path.iterdir()] == ["b.rejected.html"]
 
+    def test_a_file_that_does_not_run_is_refused_with_the_reason(self, tmp_path, monkeypatch):
+        def narrow(*arguments, **options):
+            model = flatbuffer.unpack(convert(*arguments, **options))
+            graph = model.subgraphs[0]
+            for operator in graph.operators:
+                if model.operatorCodes[operator.opcodeIndex].builtinCode == BuiltinOperator.ADD:
+                    output = graph.tensors[operator.outputs[0]].quantization
+                    output.scale = [output.scale[0] / 2000]
+            return flatbuffer.pack(model)
+
+        convert = tflite.convert
+        monkeypatch.setattr(tflite, "convert", narrow)
+        model = of_family("basic, CIFAR, option A")
+        with pytest.raises(ValueError, match="LiteRT refuses"):
+            export.to_tflite(model, tmp_path / "b", "int8", calibration=images(40))
+        assert list(tmp_path.iterdir()) == []
+
     def test_max_drop_counts_images(self, trained, digits, tmp_path):
         with pytest.raises(ValueError, match="max_drop"):
             export.to_tflite(trained, tmp_path / "b", "float32", max_drop=1.5)
@@ -498,45 +516,6 @@ class TestClassifier:
         (expected, _), *_ = export.Classifier(bundles["int8"].path)(tmp_path / "digit.png")
         assert done.stdout.splitlines()[0] == expected
         assert "info needs" in done.stderr
-
-
-class TestSavedModel:
-    def test_it_serves_raw_pixels_without_this_package(self, trained, tmp_path):
-        path = export.to_saved_model(trained, tmp_path / "served")
-        pixels = images(3)
-        np.save(tmp_path / "pixels.npy", pixels)
-        script = """
-            import sys
-            class Refuse:
-                def find_spec(self, name, path=None, target=None):
-                    if name.split(".")[0] == "keras_resnet":
-                        raise ModuleNotFoundError(name, name=name)
-            sys.meta_path.insert(0, Refuse())
-            import numpy as np, tensorflow as tf
-            serve = tf.saved_model.load("served").signatures["serving_default"]
-            pixels = np.load("pixels.npy").astype(np.float32)
-            np.save("out.npy", serve(pixels=tf.constant(pixels))["probabilities"].numpy())
-        """
-        run_python(script, cwd=tmp_path)
-        assert path == tmp_path / "served"
-        expected = keras_probabilities(trained, pixels)
-        np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
-
-    def test_an_existing_path_is_refused(self, trained, tmp_path):
-        export.to_saved_model(trained, tmp_path / "served")
-        with pytest.raises(FileExistsError, match="force"):
-            export.to_saved_model(trained, tmp_path / "served")
-        export.to_saved_model(trained, tmp_path / "served", force=True)
-
-    def test_what_differs_is_rejected_and_leaves_nothing(self, trained, tmp_path, monkeypatch):
-        class Faulty(SourceNetwork):
-            def probabilities(self, pixels):
-                return super().probabilities(pixels[..., ::-1])
-
-        monkeypatch.setattr("keras_resnet.export.saved_model.SourceNetwork", Faulty)
-        with pytest.raises(export.ExportRejected):
-            export.to_saved_model(trained, tmp_path / "served")
-        assert list(tmp_path.iterdir()) == []
 
 
 class TestInspection:

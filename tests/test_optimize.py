@@ -33,6 +33,7 @@ VARIANTS = {
 
 def warmed(**changes):
     """A small network whose statistics look as if it had been trained."""
+    keras.utils.set_random_seed(0)
     model = keras_resnet.create_model(dataclasses.replace(SMALL, name="small", **changes))
     rng = np.random.default_rng(0)
     for layer in model.layers:

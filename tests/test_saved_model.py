@@ -15,6 +15,7 @@ from toys import SMALL
 import keras_resnet
 from keras_resnet import export
 from keras_resnet.export import decoding
+from keras_resnet.export.source import SourceNetwork
 from keras_resnet.preprocessing import Preprocessing, read_image
 
 PHOTO = Image.fromarray(noise(1, shape=(9, 7, 3))[0]).resize((70, 50))
@@ -95,13 +96,15 @@ def test_images_of_any_size_are_fitted_as_pillow_does(interpolation, crop, shape
         np.testing.assert_array_equal(fit(image).numpy(), expected, err_msg=str(size))
 
 
-def test_it_serves_files_without_this_package(tmp_path):
+def test_it_serves_files_and_pixels_without_this_package(tmp_path):
     model = warmed(
         keras_resnet.create_model(
             SMALL, preprocessing=Preprocessing.named("caffe", crop=0.875, interpolation="bicubic")
         )
     )
-    export.to_saved_model(model, tmp_path / "served")
+    assert export.to_saved_model(model, tmp_path / "served") == tmp_path / "served"
+    with pytest.raises(FileExistsError, match="force"):
+        export.to_saved_model(model, tmp_path / "served")
     for name in ("jpeg", "transparent png", "jpeg turned 6"):
         (tmp_path / f"{name}.img").write_bytes(FILES[name])
     script = """
@@ -112,14 +115,20 @@ def test_it_serves_files_without_this_package(tmp_path):
                     raise ModuleNotFoundError(name, name=name)
         sys.meta_path.insert(0, Refuse())
         import numpy as np, tensorflow as tf
-        serve = tf.saved_model.load("served").signatures["serve_bytes"]
+        serve = tf.saved_model.load("served").signatures
         files = [path.read_bytes() for path in sorted(pathlib.Path(".").glob("*.img"))]
-        np.save("out.npy", serve(images=tf.constant(files))["probabilities"].numpy())
+        of_files = serve["serve_bytes"](images=tf.constant(files))["probabilities"]
+        pixels = tf.constant(np.load("pixels.npy").astype(np.float32))
+        of_pixels = serve["serving_default"](pixels=pixels)["probabilities"]
+        np.save("out.npy", np.stack([of_files, of_pixels]))
     """
+    paths = sorted(tmp_path.glob("*.img"))
+    pixels = np.stack([model.preprocessing.fit(path, (32, 32)) for path in paths])
+    np.save(tmp_path / "pixels.npy", pixels)
     run_python(script, cwd=tmp_path)
-    images = [model.preprocessing.fit(path, (32, 32)) for path in sorted(tmp_path.glob("*.img"))]
-    expected = model.predict_on_batch(model.preprocessing(np.stack(images)))
-    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-5)
+    expected = model.predict_on_batch(model.preprocessing(pixels))
+    for actual in np.load(tmp_path / "out.npy"):
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 def test_it_gives_logits_or_features_when_asked(tmp_path):
@@ -150,6 +159,18 @@ def test_a_fault_in_reading_files_is_rejected_and_leaves_nothing(tmp_path, monke
     with pytest.raises(export.ExportRejected):
         export.to_saved_model(small(), tmp_path / "served")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_differs_is_rejected_and_what_was_there_stays(tmp_path, monkeypatch):
+    class Faulty(SourceNetwork):
+        def probabilities(self, pixels):
+            return super().probabilities(pixels[..., ::-1])
+
+    (tmp_path / "served").mkdir()  # an empty directory may be replaced
+    monkeypatch.setattr("keras_resnet.export.saved_model.SourceNetwork", Faulty)
+    with pytest.raises(export.ExportRejected):
+        export.to_saved_model(small(), tmp_path / "served", force=True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["served"]
 
 
 def test_one_channel_files_are_served(tmp_path):
