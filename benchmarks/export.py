@@ -12,8 +12,8 @@ Without `--model`, the network is a ResNet-50 with random weights, batch statist
 calibration images, the last scale of every block at a quarter (as zero-initialized scales are early
 in a training), and a head that spreads the classes over the images. Untrained logits lie close
 together, so that agreement on them is lower than on a trained network's. `--images` is a data
-source; its images are fitted to 224 x 224. On a busy machine the ratio of the processors' times is
-steadier than that of the clock's.
+source; its images are fitted to the network's input, 224 x 224 of the untrained one. On a busy
+machine the ratio of the processors' times is steadier than that of the clock's.
 """
 
 import argparse
@@ -142,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Export to int8 beside TFLiteConverter.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--images", default="digits", help="data source; default: digits")
-    parser.add_argument("--model", type=Path, help="a .keras file of ours for 224 x 224")
+    parser.add_argument("--model", type=Path, help="a .keras file of ours")
     parser.add_argument("--calibration-count", type=int, default=100)
     parser.add_argument("--held-out", type=int, default=200)
     parser.add_argument("--json", action="store_true")
@@ -158,10 +158,12 @@ def main() -> None:
     import keras_resnet
     from keras_resnet import data
 
-    source, default = data.load(options.images), keras_resnet.Preprocessing()
-    images, _ = source.train.take(options.calibration_count, SIZE, default)
-    model = keras_resnet.load_model(options.model) if options.model else untrained(images)
-    held_out, _ = source.test.take(options.held_out, SIZE, model.preprocessing)
+    source, preprocessing = data.load(options.images), keras_resnet.Preprocessing()
+    given = keras_resnet.load_model(options.model) if options.model else None
+    size = given.input_shape[1:] if given else SIZE
+    images, _ = source.train.take(options.calibration_count, size, preprocessing)
+    model = given or untrained(images)
+    held_out, _ = source.test.take(options.held_out, size, model.preprocessing)
     expected = model.predict(model.preprocessing(held_out), verbose=0)
 
     figures: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
