@@ -11,6 +11,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Modules are compiled when they are first imported; most never are.
+INSTALL := install --quiet --disable-pip-version-check --no-compile
 MEDIAPIPE := $(VENV)-mediapipe
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 # Tests of the suite that need PyTorch or JAX, and are skipped where those are not installed.
@@ -58,21 +60,21 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 14) or sys.exit("keras_resnet needs Python 3.11, 3.12 or 3.13; this is %d.%d. Choose another: make PYTHON=python3.12 ..." % v)'
 	@echo "Installing into $(VENV); this takes a minute or two, once."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check "setuptools>=77" wheel
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
+	@$(BIN)/pip $(INSTALL) "setuptools>=77" wheel
+	@$(BIN)/pip $(INSTALL) --editable '.[test,dev]'
 	@touch $@
 
 $(VENV)/.parity: $(VENV)/.installed
 	@echo "Installing the peers (PyTorch, timm, pytorchcv) and JAX; this takes a minute, once."
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[parity]'
+	@$(BIN)/pip $(INSTALL) --editable '.[parity]'
 	@touch $@
 
 $(MEDIAPIPE)/.installed: setup.cfg pyproject.toml
 	@echo "Installing MediaPipe into $(MEDIAPIPE); 600 MB, once."
 	@$(PYTHON) -m venv $(MEDIAPIPE)
-	@$(MEDIAPIPE)/bin/pip install --quiet --disable-pip-version-check "setuptools>=77" wheel \
+	@$(MEDIAPIPE)/bin/pip $(INSTALL) "setuptools>=77" wheel \
 		mediapipe==1.2.2 ai-edge-litert numpy Pillow pytest
-	@$(MEDIAPIPE)/bin/pip install --quiet --disable-pip-version-check --no-deps \
+	@$(MEDIAPIPE)/bin/pip $(INSTALL) --no-deps \
 		--no-build-isolation --editable .
 	@touch $@
 

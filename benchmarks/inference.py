@@ -80,16 +80,17 @@ def prepare_ours(path: Path) -> None:
     """As `to_tflite` does it, but nothing is verified: the network knows nothing."""
     import keras_resnet
     from keras_resnet.export.calibration import choose
+    from keras_resnet.export.conversion import convert
     from keras_resnet.export.schemes import get_scheme
     from keras_resnet.export.source import SourceNetwork
-    from keras_resnet.export.tflite import convert
+    from keras_resnet.export.stem import fold_stem
 
     model = keras_resnet.ResNet50()
     preprocessing = keras_resnet.Preprocessing.from_model(model)
     warmed(model, preprocessing(images(8)))
     calibration = choose(images(CALIBRATION), model.input_shape[1:], preprocessing, CALIBRATION)
     network = SourceNetwork(model, preprocessing)
-    path.write_bytes(convert(network, get_scheme("int8"), calibration))
+    path.write_bytes(fold_stem(convert(network, get_scheme("int8"), calibration)))
 
 
 def prepare_keras(path: Path) -> None:
