@@ -115,6 +115,20 @@ def untrained(images):
     return model
 
 
+def in_float32(model):
+    """The same network without mixed precision, which TFLiteConverter does not take."""
+    import keras_resnet
+
+    plain = keras_resnet.create_model(
+        model.architecture,
+        input_shape=model.input_shape[1:],
+        classes=model.output_shape[-1],
+        preprocessing=model.preprocessing,
+    )
+    plain.set_weights(model.get_weights())
+    return plain
+
+
 def agreement(file: Path, images, expected, preprocessing) -> dict[str, float]:
     """How a file's probabilities compare with the float network's."""
     import numpy as np
@@ -159,7 +173,7 @@ def main() -> None:
     from keras_resnet import data
 
     source, preprocessing = data.load(options.images), keras_resnet.Preprocessing()
-    given = keras_resnet.load_model(options.model) if options.model else None
+    given = in_float32(keras_resnet.load_model(options.model)) if options.model else None
     size = given.input_shape[1:] if given else SIZE
     images, _ = source.train.take(options.calibration_count, size, preprocessing)
     model = given or untrained(images)

@@ -5,7 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from processes import run_python
+
+from keras_resnet import data
 
 ROOT = Path(__file__).parent.parent
 
@@ -94,3 +97,38 @@ def test_the_degradation_experiment_draws_and_tabulates_what_it_trained(tmp_path
     assert out.splitlines()[-1].split()[:2] == ["resnet8-A", "7"]
     assert (tmp_path / "layer_responses.png").stat().st_size > 10_000
     assert len((tmp_path / "r.csv").read_text().splitlines()) == 8
+
+
+def test_images_to_report_on_are_in_no_training(tmp_path):
+    """Two classes of six images, of which five have their original pixels."""
+    for index, name in enumerate(("cat", "dog")):
+        for number in range(6):
+            for part in ("train", "test"):
+                path = tmp_path / "coded" / part / name / f"{number:04}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (32, 32), (40 * number, 99 * index, 0)).save(path)
+        for number in (0, 2, 3)[: 3 - index]:
+            path = tmp_path / "originals" / name / f"{6 * index + number:05}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32)).save(path)
+
+    script = str(ROOT / "examples" / "split_cifar.py")
+    out = run_example(script, "coded", "originals", "--out", "cifar", cwd=tmp_path)
+    counts = [line.split() for line in out.splitlines()]
+    assert counts == [["train", "7"], ["jpeg", "12"], ["choose", "3"], ["report", "2"]]
+    files = {
+        part: {path.name for path in (tmp_path / "cifar" / part / "test").rglob("*.*")}
+        for part in ("choose", "report")
+    }
+    assert files == {
+        "choose": {"00000.png", "00003.png", "00008.png"},
+        "report": {"00002.png", "00006.png"},
+    }
+    trained_on = sorted(
+        f"{path.parent.name}/{path.stem}"
+        for path in (tmp_path / "cifar" / "report" / "train").glob("*/*.jpg")
+    )
+    expected = {"cat": (1, 4, 5), "dog": (1, 3, 4, 5)}
+    assert trained_on == [f"{name}/000{i}" for name, left in expected.items() for i in left]
+    source = data.load(f"folder:{tmp_path / 'cifar' / 'report'}")
+    assert (source.train.examples, source.test.examples) == (7, 2)
