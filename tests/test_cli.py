@@ -226,6 +226,30 @@ class TestTheWholePath:
         assert status == 0
         assert "of 24 test images" in out
 
+    def test_a_network_by_its_name_takes_weights_from_a_file(self, capsys, photographs, tmp_path):
+        model = keras_resnet.create_model("resnet8", classes=10)
+        model.save_weights(tmp_path / "resnet8.weights.h5")
+        (tmp_path / "images").mkdir()
+        for number in range(10):
+            link = tmp_path / "images" / str(number)
+            link.symlink_to(photographs / ("red" if number % 2 else "blue"))
+        data = ["--data", f"folder:{tmp_path / 'images'}"]
+        by_name = ["--model", "resnet8", "--weights", tmp_path / "resnet8.weights.h5"]
+        model.save(tmp_path / "model.keras")
+        results = [
+            run(capsys, "evaluate", *model, *data, "--json")
+            for model in ([tmp_path / "model.keras"], by_name)
+        ]
+        assert results[0][0] == results[1][0] == 0
+        assert json.loads(results[0][1]) == json.loads(results[1][1])
+
+        arguments = ["--scheme", "float32", "--evaluation", "none", "--out", tmp_path / "b"]
+        assert run(capsys, "export", "resnet8", *by_name[2:], *arguments)[0] == 0
+        for wrong in ([], ["a run", "--model", "resnet8"]):
+            status, _, err = run(capsys, "evaluate", *wrong)
+            assert status == 1
+            assert "either RUN or --model" in err
+
     def test_export_says_what_was_measured(self, capsys, run_dir, tmp_path):
         out_dir = tmp_path / "b"
         status, out, _ = run(capsys, "export", run_dir, "--scheme", "float16", "--out", out_dir)

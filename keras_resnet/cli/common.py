@@ -36,16 +36,25 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def load(path: str) -> tuple[Any, Any, Callable[[], Any] | None]:
-    """Model, preprocessing and a function that loads the run's data, if it is a run."""
+MODEL_HELP = "run directory, .keras file of ours, or a network's name with --weights"
+WEIGHTS_HELP = "of a network by its name: a file, or a name such as imagenet"
+
+
+def load(source: str, weights: str | None = None) -> tuple[Any, Any, Callable[[], Any] | None]:
+    """Model, preprocessing and a function that loads the run's data, if it is a run.
+
+    Args:
+        source: a run directory, a `.keras` file, or with `weights` the name of a network.
+        weights: see `keras_resnet.load_weights`.
+    """
     from keras_resnet import training
-    from keras_resnet.models import load_model
+    from keras_resnet.models import create_model, load_model
     from keras_resnet.preprocessing import Preprocessing
 
-    if Path(path).is_dir():
-        run = training.load_run(path)
+    if weights is None and Path(source).is_dir():
+        run = training.load_run(source)
         return run.model, run.preprocessing, run.load_data
-    model = load_model(path)
+    model = load_model(source) if weights is None else create_model(source, weights=weights)
     return model, Preprocessing.from_model(model), None
 
 

@@ -11,7 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from keras_resnet.cli.common import DATA_HELP, EXIT_FAILED, Add, fail, load, positive
+from keras_resnet.cli.common import (
+    DATA_HELP,
+    EXIT_FAILED,
+    MODEL_HELP,
+    WEIGHTS_HELP,
+    Add,
+    fail,
+    load,
+    positive,
+)
 from keras_resnet.quiet import held_back_stderr, import_tensorflow
 
 
@@ -72,7 +81,8 @@ def _add_export(add: Add) -> None:
         "convert a trained network, verify it and write a bundle",
         "runs/digits --scheme int8 --out digits-int8",
     )
-    export.add_argument("model", metavar="RUN", help="run directory, or .keras file of ours")
+    export.add_argument("model", metavar="RUN", help=MODEL_HELP)
+    export.add_argument("--weights", metavar="SOURCE", help=WEIGHTS_HELP)
     export.add_argument("--out", required=True, metavar="BUNDLE", help="directory to write")
     export.add_argument("--force", action="store_true", help="replace the bundle that is there")
     form = export.add_argument_group("the file")
@@ -137,7 +147,8 @@ def _add_optimize(add: Add) -> None:
         "runs/digits --method qat --out digits-qat\n"
         "  keras-resnet optimize runs/digits --method prune --sparsity 0.5 --out runs/pruned",
     )
-    optimize.add_argument("model", metavar="RUN", help="run directory, or .keras file of ours")
+    optimize.add_argument("model", metavar="RUN", help=MODEL_HELP)
+    optimize.add_argument("--weights", metavar="SOURCE", help=WEIGHTS_HELP)
     optimize.add_argument(
         "--method",
         required=True,
@@ -181,10 +192,10 @@ def _export(options: argparse.Namespace) -> int:
     import_tensorflow()
     from keras_resnet import data, export
 
-    model, preprocessing, load_data = load(options.model)
+    model, preprocessing, load_data = load(options.model, options.weights)
     needs_calibration = scheme.is_calibrated
     if needs_calibration and not options.calibration and load_data is None:
-        return fail("a .keras file does not say what to calibrate with; give --calibration")
+        return fail("only a run says what to calibrate with; give --calibration")
     calibration = evaluation = None
     if options.outputs == "features":
         options.evaluation = "none"  # what has no classes has no accuracy
@@ -270,19 +281,19 @@ def _optimize(options: argparse.Namespace) -> int:
     from keras_resnet import data, export, training
     from keras_resnet.export import optimize
 
-    model, preprocessing, load_data = load(options.model)
+    model, preprocessing, load_data = load(options.model, options.weights)
     if options.data:
         source = data.load(options.data, seed=options.seed)
     elif load_data:
         source = load_data()
     else:
-        return fail("a .keras file does not say what it was trained on; give --data")
+        return fail("only a run says what it was trained on; give --data")
     if options.recipe:
         recipe = training.get_recipe(options.recipe)
     elif Path(options.model).is_dir():
         recipe = training.load_run(options.model).recipe
     else:
-        return fail("a .keras file does not say how it was trained; give --recipe")
+        return fail("only a run says how it was trained; give --recipe")
     common = {
         "strategy": options.strategy,
         "preprocessing": preprocessing,

@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from keras_resnet import architecture
-from keras_resnet.cli.common import DATA_HELP, Add, count, fail, load, positive, print_bad_images
+from keras_resnet.cli.common import (
+    DATA_HELP,
+    MODEL_HELP,
+    WEIGHTS_HELP,
+    Add,
+    count,
+    fail,
+    load,
+    positive,
+    print_bad_images,
+)
 from keras_resnet.quiet import import_tensorflow
 
 # The last one counts: what is started by `_train_in_group` is a worker, and starts none itself.
@@ -133,7 +143,9 @@ def _add_train(add: Add) -> None:
 
 def _add_evaluate(add: Add) -> None:
     evaluate = add("evaluate", _evaluate, "measure a trained network on test images", "runs/digits")
-    evaluate.add_argument("model", metavar="RUN", help="run directory, or .keras file of ours")
+    evaluate.add_argument("model", nargs="?", metavar="RUN", help=MODEL_HELP)
+    evaluate.add_argument("--model", dest="name", metavar="NAME", help="instead of RUN")
+    evaluate.add_argument("--weights", metavar="SOURCE", help=WEIGHTS_HELP)
     evaluate.add_argument("--data", metavar="DATA", help=f"{DATA_HELP}; default: the run's")
     evaluate.add_argument("--skip-bad-images", action="store_true", help="leave out broken files")
     evaluate.add_argument(
@@ -385,16 +397,18 @@ def _data_to_train_on(options: argparse.Namespace, before: dict[str, Any] | None
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    if (options.model is None) == (options.name is None):
+        return fail("give either RUN or --model NAME with --weights")
     import_tensorflow()
     from keras_resnet import data, training
 
-    model, preprocessing, load_data = load(options.model)
+    model, preprocessing, load_data = load(options.model or options.name, options.weights)
     if options.data:
         source = data.load(options.data, skip_bad_images=options.skip_bad_images)
     elif load_data:
         source = load_data()
     else:
-        return fail("a .keras file does not say what to measure on; give --data")
+        return fail("only a run says what to measure on; give --data")
     print_bad_images(source)
     result = training.evaluate(model, source, preprocessing=preprocessing, verbose=not options.json)
     if options.json:
