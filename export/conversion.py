@@ -101,7 +101,7 @@ def convert_float(network: SourceNetwork, scheme: str = "float32", *, batch: Bat
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if scheme == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    with _quiet():
+    with quiet_converter():
         model = flatbuffer.unpack(_converted(converter))
     flatbuffer.name_ends(model, "pixels", network.outputs)
     return flatbuffer.pack(model)
@@ -148,7 +148,7 @@ def _converted(converter: tf.compat.v1.lite.TFLiteConverter) -> bytes:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_converter() -> Iterator[None]:
     """Holds back what the converter says of its normal work, in C++, absl and Python warnings."""
     absl = logging.getLogger("absl")
     level = absl.level

@@ -7,6 +7,7 @@ import functools
 
 import keras
 import numpy as np
+from toys import warmed
 
 import keras_resnet
 from keras_resnet.export import SCHEMES, conversion
@@ -58,15 +59,6 @@ kernels, for which there is no delegate: it is many times slower than any other.
 """
 # Float conversions at the ends of a file, which are no part of the network.
 _ENDS = ("QUANTIZE", "DEQUANTIZE", "SOFTMAX")
-
-
-def warmed(model: keras.Model) -> keras.Model:
-    """Gives batch normalization the statistics that a first training step would give."""
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
-    model(np.random.default_rng(0).uniform(-1, 1, (8, *model.input_shape[1:])), training=True)
-    return model
 
 
 def images(count: int, shape=SHAPE) -> np.ndarray:

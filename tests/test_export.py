@@ -7,10 +7,10 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.schema_py_generated import BuiltinOperator
-from families import of_family, warmed
+from families import of_family
 from PIL import Image
 from processes import run_python
-from toys import SMALL
+from toys import SMALL, warmed
 
 import keras_resnet
 from keras_resnet import data, export, training

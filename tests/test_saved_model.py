@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 from processes import run_python
-from tflite_files import noise, small, warmed
-from toys import SMALL
+from tflite_files import noise, small
+from toys import SMALL, warmed
 
 import keras_resnet
 from keras_resnet import export

@@ -5,8 +5,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from families import FAMILIES, FLOAT_ONLY, exports, images, row, warmed
-from toys import SMALL
+from families import FAMILIES, FLOAT_ONLY, exports, images, row
+from toys import SMALL, warmed
 
 import keras_resnet
 from keras_resnet import data, export

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from tflite_files import noise, warmed
+from tflite_files import noise
+from toys import warmed
 
 import keras_resnet
 from keras_resnet import Preprocessing

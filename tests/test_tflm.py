@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
-from tflite_files import warmed
 from tflite_micro.python.tflite_micro import runtime
+from toys import warmed
 
 import keras_resnet
 from keras_resnet import data, export

@@ -6,23 +6,12 @@ import warnings
 import keras
 import numpy as np
 import tensorflow as tf
-from toys import SMALL
+from toys import SMALL, warmed
 
 import keras_resnet
 from keras_resnet.quiet import held_back_stderr
 
 SHAPE = (32, 32, 3)
-
-
-def warmed(model, values=None):
-    """Gives batch normalization the statistics of values, else of noise."""
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
-    if values is None:
-        values = np.random.default_rng(0).uniform(-1, 1, (8, *model.input_shape[1:]))
-    model(values, training=True)
-    return model
 
 
 def noise(count, seed=1, shape=SHAPE):

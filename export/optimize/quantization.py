@@ -9,8 +9,6 @@ normalization and its rectifier become one operation, so they are rounded once, 
 from __future__ import annotations
 
 import collections
-import logging
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,9 +17,9 @@ import tensorflow as tf
 from ai_edge_litert import schema_py_generated as schema
 
 from keras_resnet.export import flatbuffer
+from keras_resnet.export.conversion import quiet_converter
 from keras_resnet.export.optimize.legacy import tf_keras, tfmot
 from keras_resnet.export.optimize.twin import Node, Twin, UnsupportedLayerError
-from keras_resnet.quiet import held_back_stderr
 
 _quantizers: Any = tfmot.quantization.keras.quantizers
 
@@ -262,21 +260,14 @@ def convert(model: Any, twin: Twin) -> bytes:
         return model(pixels, training=False)
 
     signature = tf.TensorSpec((1, *twin.source.shape), tf.float32, name="pixels")
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with held_back_stderr(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="tensorflow")
-            concrete = logits.get_concrete_function(signature)
-            # Without the model beside the function, it is not written to disk and read again for
-            # the same file: a thirtieth of the time.
-            converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete])
-            converter.optimizations = [tf.lite.Optimize.DEFAULT]
-            converter.inference_input_type = tf.uint8
-            content = bytes(converter.convert())
-    finally:
-        logger.setLevel(level)
+    with quiet_converter():
+        concrete = logits.get_concrete_function(signature)
+        # Without the model beside the function, it is not written to disk and read again for the
+        # same file: a thirtieth of the time.
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete])
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.inference_input_type = tf.uint8
+        content = bytes(converter.convert())
     return _with_softmax(content)
 
 

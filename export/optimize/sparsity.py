@@ -65,8 +65,3 @@ def sparsity_of(model: Any) -> float:
     """The share of zeros in all kernels together."""
     kernels = kernels_of(model).values()
     return sum(int((k == 0).sum()) for k in kernels) / sum(k.size for k in kernels)
-
-
-def largest_count_of_values(model: Any) -> int:
-    """How many different values the kernel has that has most of them."""
-    return max(len(np.unique(kernel)) for kernel in kernels_of(model).values())
