@@ -17,6 +17,7 @@ kernel, in the order of depth, on one batch of training images before the traini
 import argparse
 import csv
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
 
-    runs = [train(name, source, recipe, options) for name in options.networks]
+    try:
+        runs = [train(name, source, recipe, options) for name in options.networks]
+    except training.Interrupted as interruption:
+        sys.exit(f"{interruption}; the same command goes on from there")
     rows = table(options.networks, runs)
     draw(options.networks, runs, options.out / "degradation.png")
     print("\n".join(columns(rows, left=range(1))))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
+import zipfile
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,20 +72,24 @@ def pixel_digests(images: Iterable[np.ndarray]) -> set[bytes]:
 def choose(
     calibration: Any, shape: tuple[int, int, int], preprocessing: Preprocessing, count: int
 ) -> Calibration:
-    """Calibration images from a source, its name, a split, or an array of images.
+    """Calibration images from a source, its name, a split, an array, or a file of one.
 
     Args:
         calibration: of a source, the training split is used: what is measured later must not have
             been used to choose the ranges.
         shape: of the network's input.
         preprocessing: how images are fitted to it.
-        count: how many to take at random; of an array, all are taken.
+        count: how many to take at random; of an array, also from an `.npz` file that holds one
+            called `images`, all are taken.
 
     Raises:
         ValueError: if there is nothing to calibrate with, or it cannot be raw images.
     """
-    if isinstance(calibration, str):
-        calibration = load(calibration)
+    source = "array"
+    if isinstance(calibration, str | os.PathLike):
+        source = Path(calibration).name
+        is_array = source.endswith(".npz")
+        calibration = _array_in(Path(calibration)) if is_array else load(os.fspath(calibration))
     if isinstance(calibration, ImageData):
         images, labels = calibration.train.take(count, shape, preprocessing)
         classes = len(calibration.class_names)
@@ -93,12 +100,24 @@ def choose(
     if isinstance(calibration, np.ndarray):
         _check_array(calibration)
         images = np.stack([preprocessing.fit(i, shape[:2], shape[2]) for i in calibration])
-        return _checked(images, "array")
+        return _checked(images, source)
     raise ValueError(
         "A scheme with quantized activations reads their ranges from images: argument "
-        "`calibration` must be a data source, its name, a split or a uint8 array. "
+        "`calibration` must be a data source, its name, a split, a uint8 array or an .npz file. "
         f"Received: {calibration!r}"
     )
+
+
+def _array_in(path: Path) -> np.ndarray:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images: np.ndarray = arrays["images"]
+    except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            "A file of calibration images must hold an array `images`, as numpy.savez writes it. "
+            f"Received: {path} ({error})"
+        ) from error
+    return images
 
 
 def _check_array(images: np.ndarray) -> None:

@@ -37,7 +37,7 @@ def to_tflite(
     path: str | os.PathLike[str],
     scheme: str = "int8",
     *,
-    calibration: ImageData | Split | np.ndarray | str | None = None,
+    calibration: ImageData | Split | np.ndarray | str | os.PathLike[str] | None = None,
     evaluation: ImageData | Split | str | None = None,
     labels: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
@@ -62,7 +62,7 @@ def to_tflite(
             `path + ".rejected.html"`.
         scheme: `"float32"`, `"float16"`, `"dynamic_int8"`, `"int8"` or `"int16x8"`.
         calibration: images for `int8` and `int16x8`: a data source or its name (its training
-            split), a split, or raw uint8 images `(n, h, w, c)`.
+            split), a split, raw uint8 images `(n, h, w, c)`, or an `.npz` file with such `images`.
         evaluation: labelled images to compare the accuracy on: a source or its name (its test
             split), or a split. None compares the golden images only.
         labels: class names; None takes the model's own, or else those of `evaluation`.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_resnet import blocks
 from keras_resnet.architecture import (
@@ -30,7 +31,7 @@ from keras_resnet.layers import BlurPool
 from keras_resnet.preprocessing import Preprocessing
 
 RECORD = "keras_resnet"
-"""Where a `.weights.h5` file says what it is of: architecture, preprocessing, classes, as JSON."""
+"""Where a file of weights says what it is of: architecture, preprocessing, classes, as JSON."""
 
 # Options of a builder that change its row of the table; their defaults are the row's values.
 _OVERRIDES = (
@@ -75,26 +76,74 @@ class ResidualNetwork(keras.Model):
         self.class_names = None if class_names is None else tuple(class_names)
 
     def save_weights(
-        self, filepath: str | os.PathLike[str], overwrite: bool = True, **options: Any
+        self,
+        filepath: str | os.PathLike[str],
+        overwrite: bool = True,
+        *,
+        dtype: str = "float32",
+        **options: Any,
     ) -> None:
-        """Keras's `save_weights`; a `.weights.h5` file also says what it is of."""
-        if not os.fspath(filepath).endswith(".weights.h5") or self.architecture is None:
+        """Keras's `save_weights`; `.weights.h5` and `.safetensors` files also say what they are of.
+
+        Args:
+            filepath: `.weights.h5` or `.safetensors`, whose arrays are called `layer/weight`.
+            overwrite: whether a file that is there may be replaced.
+            dtype: of a `.safetensors` file: `"float32"`, or `"float16"` for half the size.
+            **options: those of Keras.
+
+        Raises:
+            FileExistsError: if there is such a file and it may not be replaced.
+            ValueError: if a weight is too large for `dtype`.
+        """
+        name = os.fspath(filepath)
+        if name.endswith(".safetensors"):
+            with atomic_file(filepath, force=overwrite) as path:
+                self._write_safetensors(path, dtype)
+            return
+        if not name.endswith(".weights.h5") or self.architecture is None:
             super().save_weights(filepath, overwrite=overwrite, **options)
             return
         import h5py
 
+        with atomic_file(filepath, force=overwrite) as path:
+            super().save_weights(path, **options)
+            with h5py.File(path, "r+") as file:
+                file[RECORD] = json.dumps(self._record(self.architecture))
+
+    def _write_safetensors(self, path: Path, dtype: str) -> None:
+        if dtype not in ("float32", "float16") or self.architecture is None:
+            raise ValueError(
+                "A .safetensors file holds a network of this package as 'float32' or 'float16'. "
+                f"Received: dtype={dtype!r} and the architecture {self.architecture!r}"
+            )
+        from safetensors.numpy import save_file
+
+        values = {
+            f"{layer.name}/{variable.name}": keras.ops.convert_to_numpy(variable)
+            for layer in self.layers
+            for variable in layer.weights
+        }
+        with np.errstate(over="ignore"):
+            arrays = {name: np.ascontiguousarray(x, dtype) for name, x in values.items()}
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise ValueError(
+                    f"Weights must be finite in the type that they are stored in. Received: {name} "
+                    f"with values up to {np.abs(values[name]).max():.4g}, for dtype={dtype!r}"
+                )
+        record = json.dumps(self._record(self.architecture))
+        save_file(arrays, path, metadata={RECORD: record})
+
+    def _record(self, architecture: Architecture) -> dict[str, Any]:
+        """What a file of weights says of its network."""
         head = next((layer for layer in self.layers if layer.name == "logits"), None)
-        record = {
-            "architecture": self.architecture.to_dict(),
+        return {
+            "architecture": architecture.to_dict(),
             "preprocessing": self.preprocessing and self.preprocessing.to_dict(),
             "class_names": self.class_names and list(self.class_names),
             "classes": None if head is None else head.units,
             "channels": self.inputs[0].shape[-1],
         }
-        with atomic_file(filepath, force=overwrite) as path:
-            super().save_weights(path, **options)
-            with h5py.File(path, "r+") as file:
-                file[RECORD] = json.dumps(record)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -592,8 +641,8 @@ def _check_weights(weights: Any) -> None:
     # Checked before anything is built: building takes seconds.
     if weights is not None and not isinstance(weights, str | os.PathLike):
         raise ValueError(
-            "Argument `weights` must be None (random values), 'imagenet', the path of a file of "
-            f"weights, or what from_pretrained takes. Received: weights={weights!r}"
+            "Argument `weights` must be None (random values), 'cifar10', 'imagenet', the path of a "
+            f"file of weights, or what from_pretrained takes. Received: weights={weights!r}"
         )
 
 
@@ -663,8 +712,9 @@ _DOC = """Builds {name}: {source}.
 {note}
 Args:
     include_top: whether to end in the classifier (global average pooling, logits, activation).
-    weights: None for random values, `"imagenet"` for keras.applications' file of this network, or
-        whatever `keras_resnet.load_weights` takes.
+    weights: None for random values, `"cifar10"` for the file that comes with this package (for
+        some networks), `"imagenet"` for keras.applications' file of this network, or whatever
+        `keras_resnet.load_weights` takes.
     input_tensor: a Keras tensor to build upon, instead of a new input.
     input_shape: `(height, width, channels)`, at least 32 pixels each way; None in place of a size
         leaves it open. Default `({size}, {size}, 3)`; with `include_top=False`, `(None, None, 3)`.

@@ -228,6 +228,20 @@ class TestRawBytes:
         graph = read_graph(bundle.model_path)
         assert graph.tensors[graph.inputs[0]].scale == (1.0,)
 
+    def test_calibration_images_may_come_from_a_file(self, trained, tmp_path):
+        np.savez(tmp_path / "some.npz", images=images(30))
+        made = [
+            export.to_tflite(trained, tmp_path / f"b{number}", "int8", calibration=given)
+            for number, given in enumerate((images(30), tmp_path / "some.npz"))
+        ]
+        assert made[0].model_path.read_bytes() == made[1].model_path.read_bytes()
+        assert made[1].manifest["calibration"]["source"] == "some.npz"
+        np.savez(tmp_path / "other.npz", pixels=images(30))
+        (tmp_path / "torn.npz").write_bytes((tmp_path / "some.npz").read_bytes()[:999])
+        for name in ("other.npz", "torn.npz"):
+            with pytest.raises(ValueError, match=rf"an array `images`.*{name}"):
+                export.to_tflite(trained, tmp_path / "b", calibration=str(tmp_path / name))
+
 
 def nested(model):
     inputs = keras.Input(SHAPE)

@@ -295,11 +295,17 @@ def test_a_bias_and_another_epsilon_move_into_the_statistics(resnet20, tmp_path)
 
 # Our own files.
 
+OWN_FILES = ["model.keras", "model.weights.h5", "model.safetensors"]
 
-@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
+
+def save(model, file):
+    model.save(file) if file.name.endswith(".keras") else model.save_weights(file)
+
+
+@pytest.mark.parametrize("name", OWN_FILES)
 def test_our_own_files_load_and_know_their_architecture(name, resnet20, tmp_path):
     file = tmp_path / name
-    resnet20.save(file) if name.endswith(".keras") else resnet20.save_weights(file)
+    save(resnet20, file)
     loaded = keras_resnet.ResNet20(weights=file)
     np.testing.assert_array_equal(outputs(loaded), outputs(resnet20))
     # A plain network has the same weights, by number and by shape.
@@ -307,11 +313,11 @@ def test_our_own_files_load_and_know_their_architecture(name, resnet20, tmp_path
     refused(keras_resnet.ResNet32(), file, "is for resnet20, not for resnet32")
 
 
-@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
+@pytest.mark.parametrize("name", OWN_FILES)
 def test_our_own_file_brings_preprocessing_and_names(name, tmp_path):
     names = [f"class {n}" for n in range(10)]
     model, file = keras_resnet.ResNet8(preprocessing=IMAGENET, class_names=names), tmp_path / name
-    model.save(file) if name.endswith(".keras") else model.save_weights(file)
+    save(model, file)
     loaded = keras_resnet.ResNet8(weights=file)
     assert loaded.preprocessing == IMAGENET
     assert loaded.class_names == tuple(names)
@@ -322,10 +328,10 @@ def test_our_own_file_brings_preprocessing_and_names(name, tmp_path):
     assert loaded.preprocessing == own
 
 
-@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
+@pytest.mark.parametrize("name", OWN_FILES)
 def test_the_head_of_our_own_files_can_be_skipped(name, tmp_path):
     model, file = randomized(keras_resnet.ResNet8(classes=4)), tmp_path / name
-    model.save(file) if name.endswith(".keras") else model.save_weights(file)
+    save(model, file)
     other = keras_resnet.ResNet8()
     refused(other, file, "it has 4 classes, the model 10; skip_head=True")
     head = values(other)[-2:]
@@ -364,10 +370,10 @@ def test_a_damaged_file_of_our_own_is_refused_whole(skip_head, resnet20, tmp_pat
     refused(keras_resnet.ResNet20(), file, "Not weights of resnet20", skip_head=skip_head)
 
 
-@pytest.mark.parametrize("name", ["model.keras", "model.weights.h5"])
+@pytest.mark.parametrize("name", OWN_FILES)
 def test_our_own_files_serve_another_epsilon(name, tmp_path):
     model, file = randomized(keras_resnet.ResNet20(classifier_activation=None)), tmp_path / name
-    model.save(file) if name.endswith(".keras") else model.save_weights(file)
+    save(model, file)
     other = keras_resnet.ResNet20(classifier_activation=None, norm_epsilon=1e-3, weights=file)
     expected = outputs(model)
     np.testing.assert_allclose(outputs(other), expected, atol=1e-5 * np.abs(expected).max())
@@ -428,14 +434,56 @@ def test_one_block_per_stage_makes_option_b_the_same_as_c(tmp_path):
     np.testing.assert_array_equal(outputs(loaded), outputs(model))
 
 
-def test_saving_weights_replaces_a_file_whole_or_not_at_all(tmp_path):
-    file, model = tmp_path / "model.weights.h5", keras_resnet.ResNet8()
+@pytest.mark.parametrize("name", OWN_FILES[1:])
+def test_saving_weights_replaces_a_file_whole_or_not_at_all(name, tmp_path):
+    file, model = tmp_path / name, keras_resnet.ResNet8()
     model.save_weights(file)
     with pytest.raises(FileExistsError, match="exists already"):
         model.save_weights(file, overwrite=False)
     randomized(model).save_weights(file)
     np.testing.assert_array_equal(outputs(keras_resnet.ResNet8(weights=file)), outputs(model))
-    assert [p.name for p in tmp_path.iterdir()] == ["model.weights.h5"]
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", OWN_FILES)
+def test_our_own_file_says_which_network_to_build(name, tmp_path):
+    model = randomized(keras_resnet.ResNet20(shortcut="B", class_names=list("abcdefghij")))
+    save(model, tmp_path / name)
+    built = keras_resnet.from_pretrained(tmp_path / name)
+    assert (built.architecture, built.class_names) == (model.architecture, model.class_names)
+    assert built.preprocessing == model.preprocessing
+    np.testing.assert_array_equal(outputs(built), outputs(model))
+
+
+def test_a_safetensors_file_may_be_half_as_large(resnet20, tmp_path):
+    resnet20.save_weights(tmp_path / "whole.safetensors")
+    resnet20.save_weights(tmp_path / "half.safetensors", dtype="float16")
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("whole", "half")]
+    assert sizes[1] < 0.51 * sizes[0]
+    loaded = keras_resnet.ResNet20(weights=tmp_path / "half.safetensors")
+    for now, then in zip(values(loaded), values(resnet20), strict=True):
+        np.testing.assert_array_equal(now, then.astype(np.float16).astype(np.float32))
+
+
+def test_weights_that_a_type_cannot_hold_are_not_written(tmp_path):
+    model, file = keras_resnet.ResNet8(), tmp_path / "model.safetensors"
+    model.get_layer("stem_norm").moving_variance.assign(np.full(16, 1e5))
+    with pytest.raises(ValueError, match="stem_norm/moving_variance with values up to 1e"):
+        model.save_weights(file, dtype="float16")
+    with pytest.raises(ValueError, match="Received: dtype='int8'"):
+        model.save_weights(file, dtype="int8")
+    assert not list(tmp_path.iterdir())
+    model.save_weights(file)
+    assert keras_resnet.from_pretrained(file).name == "resnet8"
+
+
+@pytest.mark.parametrize("record", ["{", "[]", "{}", '{"architecture": {"name": "x"}}'])
+def test_a_record_that_is_none_is_refused(record, tmp_path):
+    file = tmp_path / "model.safetensors"
+    arrays = {"stem_conv/kernel": np.zeros((3, 3, 3, 16), np.float32)}
+    safetensors.numpy.save_file(arrays, file, metadata={"keras_resnet": record})
+    with pytest.raises(WeightsError, match=r"model\.safetensors"):
+        keras_resnet.from_pretrained(file)
 
 
 # The files of keras.applications, from a server on this machine.

@@ -105,7 +105,8 @@ def _add_export(add: Add) -> None:
     proof.add_argument(
         "--calibration",
         metavar="DATA",
-        help="source of the calibration images, from its training split; default: the run's data",
+        help="source of the calibration images, from its training split, or an .npz file with an "
+        "array `images`; default: the run's data, or what comes with --weights cifar10",
     )
     proof.add_argument(
         "--evaluation",
@@ -191,19 +192,22 @@ def _export(options: argparse.Namespace) -> int:
     refuse_existing(options.out, options.force)
     import_tensorflow()
     from keras_resnet import data, export
+    from keras_resnet.weights.sources import calibration_images
 
     model, preprocessing, load_data = load(options.model, options.weights)
-    needs_calibration = scheme.is_calibrated
-    if needs_calibration and not options.calibration and load_data is None:
+    named = options.calibration or calibration_images(options.weights)
+    if scheme.is_calibrated and named is None and load_data is None:
         return fail("only a run says what to calibrate with; give --calibration")
     calibration = evaluation = None
     if options.outputs == "features":
         options.evaluation = "none"  # what has no classes has no accuracy
-    wants_own = options.evaluation is None or (needs_calibration and not options.calibration)
+    wants_own = options.evaluation is None or (scheme.is_calibrated and named is None)
     if load_data is not None and wants_own:
         calibration = evaluation = load_data()
-    if options.calibration and needs_calibration:
-        calibration = data.load(options.calibration, skip_bad_images=options.skip_bad_images)
+    if scheme.is_calibrated and named is not None:
+        calibration = named
+        if not named.endswith(".npz"):
+            calibration = data.load(named, skip_bad_images=options.skip_bad_images)
     if options.evaluation == "none":
         evaluation = None
     elif options.evaluation:

@@ -6,6 +6,9 @@ from typing import Any
 
 from keras_resnet.architecture import Architecture, get_architecture
 
+CIFAR10_FILES: dict[str, str] = {}
+"""Registry name to the SHA-256 of the file that comes with this package."""
+
 KERAS_ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
 
 KERAS_FILES: dict[str, tuple[str, str, str]] = {
@@ -177,7 +180,8 @@ def from_timm(name: str) -> Architecture:
 
 def public_weights(name: str) -> list[str]:
     """Every name with which `from_pretrained` builds the network of a registry name."""
-    found = [f"imagenet/{name}"] if name in KERAS_FILES else []
+    found = [f"cifar10/{name}"] if name in CIFAR10_FILES else []
+    found += [f"imagenet/{name}"] if name in KERAS_FILES else []
     for theirs, (ours, changes) in TIMM.items():
         if ours == name and not changes:
             found += [f"timm/{theirs}.{tag}" for tag in TIMM_TAGS.get(theirs, ())]

@@ -36,6 +36,7 @@ class Checkpoint:
         epsilon: the addition to the variance of batch normalization that the weights are for.
         preprocessing: what the network expects of its input, or None if not known.
         class_names: names in the order of the outputs, or None if not known.
+        architecture: the very one that the file is for, if it says so.
         candidates: registry names of the architectures that the file may be for.
     """
 
@@ -45,6 +46,7 @@ class Checkpoint:
     epsilon: float
     preprocessing: Preprocessing | None = None
     class_names: tuple[str, ...] | None = None
+    architecture: Architecture | None = None
     candidates: tuple[str, ...] = ()
 
     @property
@@ -69,6 +71,15 @@ def recognize(arrays: Arrays) -> Checkpoint:
         "The weights must be named as keras.applications, torchvision, timm or the common PyTorch "
         f"networks for CIFAR name a ResNet's. Received: {len(arrays)} arrays, {sorted(arrays)[:4]}"
     )
+
+
+def our_layers(arrays: Arrays) -> Layers:
+    """Of a file whose arrays are called `layer/weight` by our own names."""
+    layers: Layers = {}
+    for key, value in arrays.items():
+        layer, _, weight = key.rpartition("/")
+        _put(layers, layer, weight, value)
+    return layers
 
 
 Renames = list[tuple[str, str]]  # a pattern of theirs, and our name as a template

@@ -45,9 +45,9 @@ def load_weights(
     Args:
         model: a model of this package.
         source: a path: `.safetensors`, `.pth` (needs torch, which reads it without running code),
-            keras.applications' `.h5`, our own `.keras` and `.weights.h5`, or a directory with
-            `model.safetensors` and a `config.json` as timm writes it; or what `from_pretrained`
-            takes.
+            keras.applications' `.h5`, our own `.keras`, `.weights.h5` and `.safetensors`, or a
+            directory with `model.safetensors` and a `config.json` as timm writes it; or what
+            `from_pretrained` takes.
         skip_head: leave the classifier as it is, whatever the file holds of it.
         preprocessing: what to remember; None takes the file's.
         progress: whether a download shows its progress.
@@ -84,9 +84,11 @@ def from_pretrained(
     """Builds the network that public weights are for, and loads them.
 
     Args:
-        name: `"imagenet/resnet50"`: keras.applications' file of a registry name;
+        name: `"cifar10/resnet20"`: the file that comes with this package, of a registry name;
+            `"imagenet/resnet50"`: keras.applications' file of one;
             `"timm/resnet50.a1_in1k"`: a repository of the Hugging Face hub in timm's form;
-            or a local directory of that form (`config.json` and `model.safetensors`).
+            a local directory of that form (`config.json` and `model.safetensors`); or a file of
+            our own, which says what it is of.
         include_top: whether to keep the classifier.
         classes: number of classes; another one than the file's starts a new classifier.
         input_shape: `(height, width, channels)`; None takes the configuration's.
@@ -103,8 +105,10 @@ def from_pretrained(
     """
     text = os.fspath(name)
     found = sources.locate(text, include_top=include_top, revision=revision, progress=progress)
-    row = sources.imagenet_name(text) if found.is_imagenet else None
-    architecture = get_architecture(row) if row is not None else found.architecture
+    checkpoint = _read(found, None)
+    architecture = checkpoint.architecture
+    if found.network is not None:
+        architecture = get_architecture(found.network)
     if architecture is None:
         raise WeightsError(
             "To build a network from a file of weights alone, say which: "
@@ -112,7 +116,6 @@ def from_pretrained(
             f"keras_resnet.load_model. Received: {text!r}, without a config.json that names its "
             "architecture"
         )
-    checkpoint = _read(found, None)
     fresh_head = classes is not None and classes != checkpoint.classes
     if include_top and checkpoint.classes is None and classes is None:
         raise WeightsError(
@@ -159,8 +162,11 @@ def _read(found: sources.Found, model: keras.Model | None) -> Checkpoint:
             return _read_own_weights(found.path, model)
         if found.path.suffix == ".keras":
             return _read_keras_model(found)
-        checkpoint = layouts.recognize(read_arrays(found.path))
-        return _described(checkpoint, found)
+        arrays = read_arrays(found.path)
+        record = _record_in(found.path) if found.path.suffix == ".safetensors" else None
+        if record is not None:
+            return _checkpoint_of(layouts.our_layers(arrays), *_described_in(record))
+        return _described(layouts.recognize(arrays), found)
 
 
 @contextlib.contextmanager
@@ -200,6 +206,7 @@ def _described(checkpoint: Checkpoint, found: sources.Found) -> Checkpoint:
         preprocessing=found.preprocessing,
         # Two networks may have the same arrays, as one that blurs and one that does not.
         traits=layouts.architecture_traits(architecture),
+        architecture=architecture,
         candidates=(architecture.name,),
     )
 
@@ -207,7 +214,9 @@ def _described(checkpoint: Checkpoint, found: sources.Found) -> Checkpoint:
 def _read_keras_model(found: sources.Found) -> Checkpoint:
     saved = load_model(found.path)
     if getattr(saved, "architecture", None) is not None:
-        return _checkpoint_of(saved, saved.architecture, saved.preprocessing, saved.class_names)
+        return _checkpoint_of(
+            _layers_of(saved), saved.architecture, saved.preprocessing, saved.class_names
+        )
     # Of keras.applications, perhaps.
     arrays: Arrays = {
         f"{layer}/{weight}": value
@@ -246,15 +255,8 @@ def _read_own_weights(path: Path, model: keras.Model | None) -> Checkpoint:
         ) as error:
             reasons.append(error)
             continue
-        if record is None:
-            return _checkpoint_of(twin, twin.architecture, None, None)
-        preprocessing, names = record["preprocessing"], record["class_names"]
-        return _checkpoint_of(
-            twin,
-            Architecture.from_dict(record["architecture"]),
-            preprocessing and Preprocessing.from_dict(preprocessing),
-            names and tuple(names),
-        )
+        said = (twin.architecture, None, None) if record is None else _described_in(record)
+        return _checkpoint_of(_layers_of(twin), *said)
     if not reasons:
         raise WeightsError(f"The file does not say what it is of: {path}")
     raise WeightsError(
@@ -264,13 +266,31 @@ def _read_own_weights(path: Path, model: keras.Model | None) -> Checkpoint:
 
 
 def _record_in(path: Path) -> dict[str, Any] | None:
-    import h5py
+    """What a file of ours says of its network; None of somebody else's file."""
+    if path.suffix == ".safetensors":
+        import safetensors
 
-    with h5py.File(path, "r") as file:
-        if not isinstance(file.get(RECORD), h5py.Dataset):
-            return None
-        record: dict[str, Any] = json.loads(file[RECORD].asstr()[()])
+        with safetensors.safe_open(path, "numpy") as opened:
+            text = (opened.metadata() or {}).get(RECORD)
+    else:
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            stored = file.get(RECORD)
+            text = stored.asstr()[()] if isinstance(stored, h5py.Dataset) else None
+    record: dict[str, Any] | None = None if text is None else json.loads(text)
     return record
+
+
+def _described_in(
+    record: dict[str, Any],
+) -> tuple[Architecture, Preprocessing | None, tuple[str, ...] | None]:
+    preprocessing, names = record["preprocessing"], record["class_names"]
+    return (
+        Architecture.from_dict(record["architecture"]),
+        preprocessing and Preprocessing.from_dict(preprocessing),
+        names and tuple(names),
+    )
 
 
 def _twin_of(record: dict[str, Any]) -> ResidualNetwork:
@@ -284,14 +304,15 @@ def _twin_of(record: dict[str, Any]) -> ResidualNetwork:
 
 
 def _checkpoint_of(
-    model: keras.Model,
+    layers: Layers,
     architecture: Architecture,
     preprocessing: Preprocessing | None,
     class_names: tuple[str, ...] | None,
 ) -> Checkpoint:
     return Checkpoint(
         layout="keras_resnet",
-        layers=_layers_of(model),
+        layers=layers,
+        architecture=architecture,
         traits=layouts.architecture_traits(architecture),
         epsilon=architecture.norm_epsilon,
         preprocessing=preprocessing,

@@ -1,8 +1,9 @@
-"""Where weights are: a file, a directory, the hub, or among keras.applications' files."""
+"""Where weights are: a file, a directory, the hub, this package, or keras.applications' files."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -15,6 +16,9 @@ from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.weights import catalog
 from keras_resnet.weights.reading import SUFFIXES, WeightsError
 
+SHIPPED = Path(__file__).parent / "cifar10"
+"""Weights of networks trained on CIFAR-10, their model card, and images to calibrate with."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Found:
@@ -23,11 +27,13 @@ class Found:
     Attributes:
         path: the file.
         config: the `config.json` beside it, in timm's form, if there is one.
+        network: the registry name that its own name says.
         is_imagenet: whether its thousand classes are known to be those of ImageNet.
     """
 
     path: Path
     config: dict[str, Any] | None = None
+    network: str | None = None
     is_imagenet: bool = False
 
     @property
@@ -74,32 +80,54 @@ def locate(
     """Finds weights, and downloads them if they are public.
 
     Args:
-        source: a path; `"imagenet"` or `"imagenet/NAME"`; or a repository of the hub.
-        network: the registry name that a bare `"imagenet"` is about.
+        source: a path; `"cifar10"`, `"imagenet"`, or either with `/NAME` behind; or a repository of
+            the hub.
+        network: the registry name that a bare `"cifar10"` or `"imagenet"` is about.
         include_top: which of keras.applications' two files.
         revision: of the hub's repository.
         progress: whether a download shows its progress.
     """
     text = os.fspath(source)
+    # A name comes before a directory of that name, as one of images may be called: ./cifar10 is it.
+    collection, _, name = text.partition("/")
+    name = name or network or ""
+    if collection == "cifar10" and name:
+        return Found(path=shipped_file(name), network=name)
+    if collection == "imagenet" and name:
+        file = _keras_file(name, include_top, progress)
+        return Found(path=file, network=name, is_imagenet=True)
     path = Path(text)
     if text and path.is_dir():
         return _in_directory(path)
     if path.is_file():
         return Found(path=path)
-    name = network if text == "imagenet" else imagenet_name(text)
-    if name is not None:
-        return Found(path=_keras_file(name, include_top, progress), is_imagenet=True)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and path.suffix not in SUFFIXES:
         return _on_hub(text, revision, progress)
     raise FileNotFoundError(
         "No such file or directory of weights, and not the name of public ones, which look like "
-        f"'imagenet/resnet50' or 'timm/resnet50.a1_in1k'. Received: {text!r}"
+        "'cifar10/resnet20', 'imagenet/resnet50' or 'timm/resnet50.a1_in1k'. "
+        f"Received: {text!r}"
     )
 
 
-def imagenet_name(source: str) -> str | None:
-    """The registry name in `imagenet/NAME`."""
-    return source.removeprefix("imagenet/") if source.startswith("imagenet/") else None
+def shipped_file(name: str) -> Path:
+    """The file that comes with this package, checked by its digest."""
+    try:
+        expected = catalog.CIFAR10_FILES[name]
+    except KeyError:
+        raise WeightsError(
+            f"There are CIFAR-10 weights for {', '.join(catalog.CIFAR10_FILES)}. Received: {name!r}"
+        ) from None
+    path = SHIPPED / f"{name}.safetensors"
+    if hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+        raise WeightsError(f"Not the file that this package comes with: {path}. Install it again")
+    return path
+
+
+def calibration_images(source: str | None) -> str | None:
+    """The file of images to calibrate with that comes with weights of this name, if one does."""
+    is_shipped = source is not None and source.partition("/")[0] == "cifar10"
+    return str(SHIPPED / "calibration.npz") if is_shipped else None
 
 
 def _in_directory(directory: Path) -> Found:
