@@ -11,7 +11,8 @@ writes them; started again, the command goes on where it was stopped. `--network
 
 Beside its history, each run gets `gradients.csv`: the norm of the gradient of every convolution's
 kernel, in the order of depth, on one batch of training images before the training and after 1, 2,
-4, 8, ... epochs. `--keep` copies the small files (histories, gradients, figure, table) elsewhere.
+4, 8, ... epochs; `gradients.png` draws them. `--keep` copies the small files elsewhere: histories,
+gradients and figures.
 """
 
 import argparse
@@ -179,6 +180,30 @@ def draw(names: Sequence[str], runs: Sequence[Run], path: Path) -> None:
         figure.savefig(temporary, dpi=120)
 
 
+def draw_gradients(names: Sequence[str], runs: Sequence[Run], path: Path) -> None:
+    """A panel per network: norms by depth, a line per epoch that was noted."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * len(runs), 3.6), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, len(runs), sharey=True))
+    for axes, name, run in zip(panels, names, runs, strict=True):
+        norms: dict[int, list[float]] = {}
+        for row in read_rows(run.path / "gradients.csv"):
+            norms.setdefault(int(row["epoch"]), []).append(float(row["norm"]))
+        shades = np.linspace(0, 0.9, len(norms))
+        for shade, (epoch, values) in zip(shades, norms.items(), strict=True):
+            depths = range(1, len(values) + 1)
+            color = colormaps["viridis"](shade)
+            axes.semilogy(depths, values, color=color, label=f"epoch {epoch}")
+        axes.set(title=name, xlabel="convolution, from the input on")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("norm of the gradient of its kernel")
+    panels[-1].legend()
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains, draws, and prints the table."""
     parser = argparse.ArgumentParser(
@@ -207,10 +232,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"{interruption}; the same command goes on from there")
     rows = table(options.networks, runs)
     draw(options.networks, runs, options.out / "degradation.png")
+    draw_gradients(options.networks, runs, options.out / "gradients.png")
     print("\n".join(columns(rows, left=range(1))))
     if options.keep:
         options.keep.mkdir(parents=True, exist_ok=True)
-        shutil.copy(options.out / "degradation.png", options.keep)
+        for picture in ("degradation.png", "gradients.png"):
+            shutil.copy(options.out / picture, options.keep)
         for run in runs:
             for file in ("history.csv", "gradients.csv"):
                 shutil.copy(run.path / file, options.keep / f"{run.path.name}-{file}")

@@ -1,10 +1,13 @@
 """The command keras-resnet, as a user and a program meet it."""
 
+import importlib.metadata
 import json
 import re
 import shutil
+import subprocess
 import time
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -83,6 +86,39 @@ class TestHelp:
         status, out, _ = run(capsys, command, "--help")
         assert status == 0
         assert f"keras-resnet {command} " in out.split("Example:")[1]
+
+    def test_a_shell_completes_commands_and_options(self, capsys, tmp_path):
+        status, script, _ = run(capsys, "completion", "bash")
+        assert status == 0
+        (tmp_path / "completion").write_text(script)
+        asked = (
+            "source ./completion; COMP_WORDS=(keras-resnet {}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1));"
+            " _shtab_keras_resnet; echo ${{COMPREPLY[@]}}"
+        )
+        for words, answer in (("ver", "verify"), ("export --sch", "--scheme")):
+            answered = subprocess.run(
+                ["bash", "-c", asked.format(words)],
+                cwd=tmp_path, capture_output=True, text=True, check=True,
+            )  # fmt: skip
+            assert answered.stdout.split() == [answer]
+
+    def test_info_without_a_name_says_what_is_missing(self, capsys, monkeypatch):
+        found = importlib.metadata.version
+
+        def version(name):
+            if name == "tf-keras":
+                raise importlib.metadata.PackageNotFoundError(name)
+            return found(name)
+
+        monkeypatch.setattr(importlib.metadata, "version", version)
+        status, out, _ = run(capsys, "info")
+        assert status == 0
+        assert f"keras_resnet {__version__}, Python 3." in out
+        assert "optimize: needs tf-keras" in out
+        told = json.loads(run(capsys, "info", "--json")[1])
+        assert told["missing"]["optimize"] == ["tf-keras"]
+        assert told["devices"][0].startswith("CPU:0")
+        assert told["versions"]["keras"] == keras.__version__
 
     def test_version(self, capsys):
         assert run(capsys, "--version")[:2] == (0, f"keras-resnet {__version__}\n")
@@ -349,9 +385,16 @@ class TestMistakes:
         assert "--force" in err
         assert (bundle / "model.tflite").read_bytes() == before
 
-    def test_debug_shows_the_traceback(self, capsys):
+    def test_debug_shows_the_traceback_and_writes_a_report(self, capsys, monkeypatch, tmp_path):
+        monkeypatch.chdir(tmp_path)
         with pytest.raises(ValueError, match="resnet9"):
             run(capsys, "info", "resnet9", "--debug")
+        (report,) = tmp_path.iterdir()
+        assert str(report) in capsys.readouterr().err
+        text = report.read_text()
+        assert text.startswith("keras-resnet info resnet9 --debug\n")
+        for part in (f"keras_resnet {__version__}", "  tensorflow 2.", "in get_architecture"):
+            assert part in text
 
     def test_ctrl_c_is_status_130(self, capsys, monkeypatch):
         def interrupted(_pattern):

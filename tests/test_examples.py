@@ -4,9 +4,11 @@ import csv
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from processes import run_python
+from toys import tiny, warmed
 
 from keras_resnet import data
 
@@ -81,7 +83,8 @@ def test_the_degradation_experiment_draws_and_tabulates_what_it_trained(tmp_path
     out = run_example(*arguments, cwd=tmp_path)
     head, row = (line.split() for line in out.splitlines()[-2:])
     assert (head[:2], row[:2]) == (["network", "parameters"], ["resnet8-A", "76,010"])
-    files = {"resnet8-A-history.csv", "resnet8-A-gradients.csv", "degradation.png"}
+    tables = {"resnet8-A-history.csv", "resnet8-A-gradients.csv"}
+    files = tables | {"degradation.png", "gradients.png"}
     assert {path.name for path in (tmp_path / "kept").iterdir()} == files
     with (tmp_path / "kept" / "resnet8-A-gradients.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -97,6 +100,24 @@ def test_the_degradation_experiment_draws_and_tabulates_what_it_trained(tmp_path
     assert out.splitlines()[-1].split()[:2] == ["resnet8-A", "7"]
     assert (tmp_path / "layer_responses.png").stat().st_size > 10_000
     assert len((tmp_path / "r.csv").read_text().splitlines()) == 8
+
+
+def test_calibration_images_come_from_a_networks_own_statistics(tmp_path):
+    model = warmed(tiny())
+    model.save(tmp_path / "tiny.keras")
+    script = str(ROOT / "examples" / "calibration_images.py")
+    arguments = ("tiny.keras", "--out", "images.npz", "--picture", "images.png", "--count", "16")
+    distances = []
+    for steps in ("1", "30"):
+        out = run_example(script, *arguments, "--steps", steps, cwd=tmp_path)
+        distances.append(float(out.split("distance:")[-1]))
+    assert distances[1] < 0.8 * distances[0]
+    with np.load(tmp_path / "images.npz", allow_pickle=False) as arrays:
+        images = arrays["images"]
+    assert (images.dtype, images.shape) == (np.uint8, (16, 32, 32, 3))
+    assert 20 < images.std() < 100
+    with Image.open(tmp_path / "images.png") as picture:
+        assert picture.size == (8 * 32 * 3, 2 * 32 * 3)
 
 
 def test_images_to_report_on_are_in_no_training(tmp_path):

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from keras_resnet import __version__
-from keras_resnet.cli import export, networks, training
+from keras_resnet.cli import environment, export, networks, training
 from keras_resnet.cli.common import EXIT_FAILED, fail
 
 
@@ -38,22 +38,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, e.g. head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
-    except ModuleNotFoundError as error:
-        if options.debug:
-            raise
-        return fail(f"{options.command} needs {error.name}, which is not installed here")
     except Exception as error:
-        strategies = sys.modules.get("keras_resnet.training.strategies")
-        if strategies is not None and strategies.is_lost_peer(error):
-            from keras_resnet.training.launch import EXIT_LOST_PEER
-
-            fail(f"another worker was lost: {str(error).splitlines()[0]}")
-            return EXIT_LOST_PEER
-        known = isinstance(error, ValueError | OSError | RuntimeError)
-        from_tensorflow = type(error).__module__.startswith("tensorflow.")
-        if options.debug or not (known or from_tensorflow):
+        if options.debug:
+            report = environment.write_error_report(error, options.arguments)
+            print(f"keras-resnet: all that a report should hold is in {report}", file=sys.stderr)
             raise
+        return _explained(error, options)
+
+
+def _explained(error: Exception, options: argparse.Namespace) -> int:
+    """One line for an error that is the user's to mend; any other is raised again."""
+    if isinstance(error, ModuleNotFoundError):
+        return fail(f"{options.command} needs {error.name}, which is not installed here")
+    strategies = sys.modules.get("keras_resnet.training.strategies")
+    if strategies is not None and strategies.is_lost_peer(error):
+        from keras_resnet.training.launch import EXIT_LOST_PEER
+
+        fail(f"another worker was lost: {str(error).splitlines()[0]}")
+        return EXIT_LOST_PEER
+    known = isinstance(error, ValueError | OSError | RuntimeError)
+    if known or type(error).__module__.startswith("tensorflow."):
         return fail(str(error))
+    raise error
+
+
+def _completion(options: argparse.Namespace) -> int:
+    import shtab
+
+    print(shtab.complete(make_parser(), shell=options.shell))
+    return 0
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -82,10 +95,19 @@ def make_parser() -> argparse.ArgumentParser:
             allow_abbrev=False,  # arguments are passed on to workers, where each must be findable
         )
         command.set_defaults(run=run)
-        command.add_argument("--debug", action="store_true", help="show a traceback of an error")
+        command.add_argument(
+            "--debug", action="store_true", help="of an error, show a traceback and write a report"
+        )
         command.add_argument("--json", action="store_true", help="print JSON, for programs")
         return command
 
     for group in (training, export, networks):
         group.add_commands(add)
+    completion = add(
+        "completion",
+        _completion,
+        "print a script that completes commands and options",
+        "bash > ~/.local/share/bash-completion/completions/keras-resnet",
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
     return parser

@@ -192,7 +192,7 @@ def _export(options: argparse.Namespace) -> int:
     refuse_existing(options.out, options.force)
     import_tensorflow()
     from keras_resnet import data, export
-    from keras_resnet.weights.sources import calibration_images
+    from keras_resnet.weights import calibration_images
 
     model, preprocessing, load_data = load(options.model, options.weights)
     named = options.calibration or calibration_images(options.weights)

@@ -7,6 +7,7 @@ import json
 
 from keras_resnet import architecture
 from keras_resnet.cli.common import Add, fail, positive
+from keras_resnet.cli.environment import environment, table
 from keras_resnet.quiet import import_tensorflow
 from keras_resnet.tables import columns
 
@@ -16,8 +17,13 @@ def add_commands(add: Add) -> None:
     listing = add("list", _list, "print the networks", "'resnet5*'")
     listing.add_argument("pattern", nargs="?", default="*", help="e.g. 'resnet*'")
 
-    info = add("info", _info, "print a network stage by stage", "resnet50 --input-size 224")
-    info.add_argument("name", help="see keras-resnet list")
+    info = add(
+        "info",
+        _info,
+        "print a network stage by stage; without a name, what is installed here",
+        "resnet50 --input-size 224",
+    )
+    info.add_argument("name", nargs="?", help="see keras-resnet list")
     info.add_argument("--input-size", type=positive, metavar="N", help="pixels; default: its own")
     info.add_argument("--classes", type=positive, metavar="N", help="default: its own")
 
@@ -43,7 +49,7 @@ def _list(options: argparse.Namespace) -> int:
         return 0
     if not rows:
         return fail(f"no network matches {options.pattern!r}")
-    table = columns(
+    body = columns(
         [
             ("name", "builder", "parameters", "GMACs", "input", "classes", "weights", "source"),
             *(
@@ -62,11 +68,15 @@ def _list(options: argparse.Namespace) -> int:
         ],
         left=(0, 1, 7),
     )
-    print("\n".join(table))
+    print("\n".join(body))
     return 0
 
 
 def _info(options: argparse.Namespace) -> int:
+    if options.name is None:
+        found = environment()
+        print(json.dumps(found) if options.json else table(found))
+        return 0
     row = architecture.get_architecture(options.name)
     import_tensorflow()
     from keras_resnet.counting import count

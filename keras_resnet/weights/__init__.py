@@ -11,6 +11,7 @@ from typing import Any
 _HOMES = {
     "DownloadError": "download",
     "WeightsError": "reading",
+    "calibration_images": "sources",
     "from_pretrained": "loading",
     "load_weights": "loading",
     "public_weights": "catalog",

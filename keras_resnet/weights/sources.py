@@ -125,7 +125,11 @@ def shipped_file(name: str) -> Path:
 
 
 def calibration_images(source: str | None) -> str | None:
-    """The file of images to calibrate with that comes with weights of this name, if one does."""
+    """The `.npz` file of calibration images that comes with weights of this name, if one does.
+
+    They were made from the statistics of such a network, and show nothing
+    (`examples/calibration_images.py`).
+    """
     is_shipped = source is not None and source.partition("/")[0] == "cifar10"
     return str(SHIPPED / "calibration.npz") if is_shipped else None
 
