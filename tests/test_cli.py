@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -92,8 +93,8 @@ class TestHelp:
         assert status == 0
         (tmp_path / "completion").write_text(script)
         asked = (
-            "source ./completion; COMP_WORDS=(keras-resnet {}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1));"
-            " _shtab_keras_resnet; echo ${{COMPREPLY[@]}}"
+            "source ./completion; COMP_WORDS=(keras-resnet {}); "
+            "COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _shtab_keras_resnet; echo ${{COMPREPLY[@]}}"
         )
         for words, answer in (("ver", "verify"), ("export --sch", "--scheme")):
             answered = subprocess.run(
@@ -324,6 +325,16 @@ class TestTheWholePath:
         status, out, _ = run(capsys, "classify", bundle, paths[0], "--top", "1")
         assert out.startswith(f"{paths[0]}: red ")
         assert out.count("%") == 1
+
+    def test_a_directory_stands_for_the_images_in_it(self, capsys, bundle, photographs, tmp_path):
+        (tmp_path / "notes.txt").write_text("no image")
+        assert run(capsys, "classify", bundle, tmp_path)[0] == 1
+        status, out, _ = run(capsys, "classify", bundle, photographs, tmp_path / "a.png", "--json")
+        assert status == 1  # the last one is not there; the others are named
+        named = [json.loads(line) for line in out.splitlines()]
+        assert [line["image"] for line in named] == sorted(map(str, photographs.rglob("*.png")))
+        right = [line["classes"][0]["label"] == Path(line["image"]).parent.name for line in named]
+        assert all(right)
 
     def test_a_bad_image_does_not_hide_the_good_ones(self, capsys, bundle, photographs, tmp_path):
         bad = tmp_path / "notes.png"

@@ -1,6 +1,5 @@
 """The wheel holds what the tree holds, and works where the tree is not."""
 
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -10,28 +9,14 @@ from pathlib import Path
 
 import pytest
 from processes import run_python
+from wheels import build_wheel
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Built from a copy of the sources, so that nothing is written into the tree."""
-    source = tmp_path_factory.mktemp("source")
-    for name in ("keras_resnet", "export"):
-        shutil.copytree(
-            ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
-        )
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source / name)
-    out = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
-         "--wheel-dir", str(out), str(source)],
-        check=True,
-    )  # fmt: skip
-    (path,) = out.glob("*.whl")
-    return path
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 def test_it_holds_every_file_of_the_two_packages(wheel):

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,16 @@ def add_commands(add: Add) -> None:
         help="smallest number of queries of each; default: 128 (MLPerf: 1024)",
     )
 
-    classify = add("classify", _classify, "name what images show", "digits-int8 seven.png --top 3")
+    classify = add(
+        "classify",
+        _classify,
+        "name what images show",
+        "digits-int8 seven.png --top 3\n  keras-resnet classify digits-int8 photographs --json",
+    )
     classify.add_argument("bundle", metavar="BUNDLE")
-    classify.add_argument("images", nargs="+", metavar="IMAGE")
+    classify.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="files, or directories with all that is in them"
+    )
     classify.add_argument("--top", type=positive, default=3, help="classes to show; default: 3")
     classify.add_argument("--threads", type=positive, help="of the CPU; default: LiteRT's choice")
 
@@ -368,13 +375,33 @@ def _verify(options: argparse.Namespace) -> int:
     return 0 if report.passed else EXIT_FAILED
 
 
+def _image_files(paths: Sequence[str]) -> Iterator[str]:
+    """The files as they are, and for a directory the images in it and below, in order.
+
+    Raises:
+        FileNotFoundError: if a directory has none.
+    """
+    from PIL import Image
+
+    suffixes = {
+        suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN
+    }
+    for path in map(Path, paths):
+        found = [path]
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes)
+        if not found:
+            raise FileNotFoundError(f"No images in this directory: {path}")
+        yield from map(str, found)
+
+
 def _classify(options: argparse.Namespace) -> int:
     from keras_resnet.export.runtime import Classifier
 
     with held_back_stderr():
         classifier = Classifier(options.bundle, threads=options.threads)
     status = 0
-    for image in options.images:
+    for image in _image_files(options.images):
         try:
             ranking = classifier(image, top=options.top)
         except (ValueError, OSError) as error:
