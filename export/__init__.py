@@ -13,6 +13,7 @@ _HOMES = {
     "Benchmark": "benchmarking",
     "Bundle": "bundle",
     "BundleError": "bundle",
+    "CArray": "c_array",
     "CalibrationWarning": "calibration",
     "Classifier": "runtime",
     "ExportRejected": "verification",
@@ -23,9 +24,12 @@ _HOMES = {
     "RepairWarning": "repair",
     "TFLiteFileError": "inspection",
     "inspect": "inspection",
+    "TargetError": "presets",
+    "TargetWarning": "presets",
     "to_saved_model": "saved_model",
     "to_tflite": "tflite",
     "verify": "verification",
+    "write_c_array": "c_array",
 }
 
 __all__ = [*_HOMES, "optimize"]

@@ -114,6 +114,7 @@ class Measurement:
 
     Attributes:
         name: of the bundle or the file.
+        network: name of the model that the bundle was exported from; None for a bare file.
         scheme: what the graph really is, from `Graph.scheme`.
         threads: of the CPU.
         delegate: what runs the graph.
@@ -128,6 +129,7 @@ class Measurement:
     """
 
     name: str
+    network: str | None
     scheme: str
     threads: int
     delegate: Delegate
@@ -416,11 +418,12 @@ class _Contender:
 
     @classmethod
     def open(cls, name: str, bundle: str | os.PathLike[str] | Bundle, threads: int) -> _Contender:
-        path, accuracy = _file_and_accuracy(bundle)
+        path, network, accuracy = _told(bundle)
         scheme = read_graph(path).scheme  # also the clearest error for a file that is none
         interpreter = _allocated(path, threads)
         facts = {
             "name": name,
+            "network": network,
             "scheme": scheme,
             "threads": threads,
             "delegate": applied_delegate(interpreter),
@@ -434,16 +437,18 @@ class _Contender:
         return Measurement(**self.facts, latencies_ms=tuple(map(tuple, turns)), ratio=ratio)
 
 
-def _file_and_accuracy(bundle: str | os.PathLike[str] | Bundle) -> tuple[Path, float | None]:
+def _told(bundle: str | os.PathLike[str] | Bundle) -> tuple[Path, str | None, float | None]:
+    """The file, and what a bundle's manifest says of its network and its accuracy."""
     if not isinstance(bundle, Bundle):
         path = Path(bundle)
         if not path.exists():
             raise FileNotFoundError(f"No such bundle, and no such file: {path}")
         if path.is_file():
-            return path, None
+            return path, None, None
         bundle = Bundle.open(path)
     accuracy = Verification.from_dict(bundle.manifest["verification"]).accuracy
-    return bundle.model_path, None if accuracy is None else accuracy.exported_accuracy
+    measured = None if accuracy is None else accuracy.exported_accuracy
+    return bundle.model_path, str(bundle.manifest["model"]), measured
 
 
 def _allocated(path: Path, threads: int) -> Any:

@@ -14,7 +14,11 @@ from keras_resnet.export.graph import Graph, Tensor, read_graph
 # What MediaPipe and LiteRT.js accept at both ends.
 _OPEN_TYPES = ("float32", "uint8")
 # Methods of TFLite Micro's resolver whose names do not follow from the operators'.
-_MICRO_NAMES = {"PADV2": "PadV2", "BATCH_MATMUL": "BatchMatMul"}
+_MICRO_NAMES = {
+    "PADV2": "PadV2",
+    "BATCH_MATMUL": "BatchMatMul",
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": "UnidirectionalSequenceLSTM",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +180,7 @@ def _micro(graph: Graph, source: Tensor, target: Tensor) -> Instruction:
             "",
             "Export the network with scheme int8, io int8 and batch 1 for a microcontroller.",
         )
-    names = list(dict.fromkeys(operator.name for operator in graph.operators))
+    methods = resolver_methods(graph)
     size = int(np.prod(source.shape))
     pixel = "pixels[i] - 128" if source.dtype == "int8" else "pixels[i]"
     scores = f"interpreter.output(0)->{_union(target)}"
@@ -186,9 +190,10 @@ def _micro(graph: Graph, source: Tensor, target: Tensor) -> Instruction:
         else ""
     )
     lines = [
-        "// xxd -i model.tflite > model.cc, and alignas(16) in front of the array",
-        f"tflite::MicroMutableOpResolver<{len(names)}> operators;",
-        *(f"operators.Add{_micro_name(name)}();" for name in names),
+        "// xxd -i model.tflite > model.cc, and alignas(16) in front of the array; or, with the",
+        "// labels and the size of the arena: keras-resnet export --c-array",
+        f"tflite::MicroMutableOpResolver<{len(methods)}> operators;",
+        *(f"operators.{method}();" for method in methods),
         "tflite::MicroInterpreter interpreter(",
         "    tflite::GetModel(model_tflite), operators, arena, sizeof(arena));",
         "interpreter.AllocateTensors();",
@@ -198,6 +203,15 @@ def _micro(graph: Graph, source: Tensor, target: Tensor) -> Instruction:
         f"// {scores}: {target.shape[-1]} scores{meaning}",
     ]
     return Instruction(platform, "\n".join(lines))
+
+
+def resolver_methods(graph: Graph) -> list[str]:
+    """What registers a file's operators with TFLite Micro's resolver, e.g. `["AddConv2D"]`.
+
+    Methods of `MicroMutableOpResolver`, each once, in the order of the graph.
+    """
+    operators = (operator for each in (graph, *graph.others) for operator in each.operators)
+    return [f"Add{_micro_name(name)}" for name in dict.fromkeys(op.name for op in operators)]
 
 
 def _union(tensor: Tensor) -> str:

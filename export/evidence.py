@@ -15,6 +15,7 @@ from keras_resnet.data import Split
 from keras_resnet.export import bundle as bundle_module
 from keras_resnet.export import quantizer
 from keras_resnet.export.bundle import Bundle
+from keras_resnet.export.c_array import write_c_array
 from keras_resnet.export.calibration import Calibration, pixel_digests
 from keras_resnet.export.inspection import read_graph
 from keras_resnet.export.metadata import add_metadata
@@ -141,6 +142,7 @@ class Evidence:
         converter: Mapping[str, Any],
         facts: Mapping[str, Any] | None = None,
         libraries: Sequence[str] = (),
+        c_array: bool = False,
         force: bool = False,
     ) -> Bundle:
         """Writes the bundle; or, of a file that was rejected, the report beside `path`.
@@ -152,6 +154,7 @@ class Evidence:
             converter: settings that the file was made with.
             facts: what else its manifest is to tell.
             libraries: distributions, beside the usual ones, that had a part in it.
+            c_array: whether to put the file beside it as C++ source, see `write_c_array`.
             force: whether a bundle that is at `path` already may be replaced.
 
         Raises:
@@ -174,6 +177,8 @@ class Evidence:
                 manifest,
                 report_html=page,
             )
+            if c_array:
+                write_c_array(Bundle.open(directory), directory)
         rejected.unlink(missing_ok=True)
         return Bundle.open(path)
 

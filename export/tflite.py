@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -16,10 +17,12 @@ from keras_resnet.export import bundle as bundle_module
 from keras_resnet.export import calibration as calibration_module
 from keras_resnet.export import quantizer
 from keras_resnet.export.bundle import Bundle
+from keras_resnet.export.c_array import check_c_array
 from keras_resnet.export.calibration import Calibration, CalibrationWarning
 from keras_resnet.export.conversion import Batch, convert, convert_float, io_types, options_of
 from keras_resnet.export.evidence import Evidence
 from keras_resnet.export.layers import LayerError, compare_layers, layer_names
+from keras_resnet.export.presets import Preset, TargetWarning, get_preset
 from keras_resnet.export.repair import RepairWarning
 from keras_resnet.export.repair import repair as repair_file
 from keras_resnet.export.schemes import get_scheme
@@ -46,6 +49,8 @@ def to_tflite(
     batch: Batch = 1,
     io: str = "auto",
     outputs: OutputKind = "probabilities",
+    target: str | None = None,
+    c_array: bool = False,
     layers: bool = False,
     repair: bool = False,
     force: bool = False,
@@ -75,6 +80,11 @@ def to_tflite(
             microcontrollers; `"float32"`: both. 8-bit probabilities come in steps of 1/256.
         outputs: `"probabilities"`, `"logits"`, or `"features"`: whatever the model gives, e.g. the
             maps of `keras_resnet.feature_model`, by its names.
+        target: the kind of device that it is for, `"pi"`, `"android"`, `"web"` or `"tflm"`: the
+            file is held against what runs there before anything is written. For `"tflm"`, `"auto"`
+            is `"int8"` as `io`, and `c_array` is on.
+        c_array: whether to add the file as C++ source, `model.h` and `model.cc`, see
+            `keras_resnet.export.write_c_array`.
         layers: whether to measure the error that every layer adds, for the report.
         repair: whether to leave layers in float32, as few as possible, if the export would be
             rejected without.
@@ -87,13 +97,17 @@ def to_tflite(
         CalibrationWarning: of calibration images that look wrong; the reasons are among the
             verification's warnings as well.
         RepairWarning: of the layers that a repair left in float32, and what they cost.
+        TargetWarning: of what the target runs slowly.
 
     Raises:
         ExportRejected: if the file differs too much from the model; nothing is left at `path`.
+        TargetError: (a ValueError) if the target does not take the file; likewise.
         FileExistsError: if there is something at `path` already.
         ValueError: if the model cannot be exported, or an argument is out of range.
     """
     chosen = get_scheme(scheme)
+    preset = None if target is None else get_preset(target)
+    io = io if preset is None else preset.io(scheme, io)
     io_types(chosen, io)
     if not 0 <= max_drop <= 1:
         raise ValueError(
@@ -122,12 +136,17 @@ def to_tflite(
     evidence = Evidence(
         network, chosen, labels=names, split=split, max_drop=max_drop, calibration=images
     )
-    job = _Export(evidence, images, batch, io)
+    c_array = c_array or (preset is not None and preset.c_array)
+    accept = functools.partial(_accept, preset=preset, c_array=c_array)
+    job = _Export(evidence, images, batch, io, accept)
     content, report = job.run(with_layers=layers, with_repair=repair)
     for suspicion in evidence.suspicions:
         warnings.warn(suspicion, CalibrationWarning, stacklevel=2)
+    for slow in accept(content):
+        warnings.warn(slow, TargetWarning, stacklevel=2)
+    converter = {"batch": batch, "io": io} | ({} if preset is None else {"target": preset.name})
     bundle = evidence.publish(
-        path, content, report, converter={"batch": batch, "io": io}, force=force
+        path, content, report, converter=converter, c_array=c_array, force=force
     )
     if report.repair is not None:  # with the time that it costs, which is no part of the bundle
         warnings.warn(str(report.repair), RepairWarning, stacklevel=2)
@@ -147,12 +166,28 @@ def _labels(
     return names
 
 
+def _accept(content: bytes, *, preset: Preset | None, c_array: bool) -> list[str]:
+    """What the target runs slowly; raises `ValueError` if it does not take the file."""
+    slow = [] if preset is None else preset.slow(content)
+    if c_array:
+        check_c_array(content)
+    return [str(finding).strip() for finding in slow]
+
+
 class _Export:
     """A conversion as it was asked for and, where that fails, with layers left in float."""
 
-    def __init__(self, evidence: Evidence, images: Calibration | None, batch: Batch, io: str):
+    def __init__(
+        self,
+        evidence: Evidence,
+        images: Calibration | None,
+        batch: Batch,
+        io: str,
+        accept: Callable[[bytes], object],
+    ):
         self._evidence, self._images, self._batch, self._io = evidence, images, batch, io
         self._network, self._scheme = evidence.network, evidence.scheme
+        self._accept = accept
 
     def run(self, *, with_layers: bool, with_repair: bool) -> tuple[bytes, Verification]:
         """The file and its verdict."""
@@ -160,6 +195,7 @@ class _Export:
             self._network, self._scheme, self._images, batch=self._batch, io=self._io
         )
         content = self._evidence.finished(converted)
+        self._accept(content)  # before the accuracy is measured, which may take long
         report = self._evidence.verdict(content)
         images = self._images if with_repair and not report.passed else None
         if images is None and not (with_layers and self._scheme.name != "float32"):

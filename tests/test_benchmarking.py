@@ -150,6 +150,7 @@ class TestPercentiles:
     def measurement(self, latencies):
         return Measurement(
             name="a",
+            network=None,
             scheme="int8",
             threads=1,
             delegate=Delegate(partitions=1, operators=2, outside={}),
@@ -206,6 +207,7 @@ class TestBenchmark:
         result = benchmark(bundle, **QUICK)
         (measured,) = result.measurements
         assert measured.name == "digits-float32"
+        assert measured.network == "small"
         assert measured.scheme == "float32"
         assert measured.accuracy == 6 / 8
         assert measured.file_bytes == (bundle / "model.tflite").stat().st_size

@@ -16,6 +16,7 @@ from processes import run_python
 
 import keras_resnet
 from keras_resnet import __version__, cli
+from keras_resnet.export.presets import PRESETS
 
 COMMANDS = (
     "train",
@@ -294,6 +295,24 @@ class TestTheWholePath:
         assert "evaluation images 24" in out
         assert "passed" in out
         assert "bytes" in out
+
+    def test_a_target_chooses_and_refuses(self, capsys, run_dir, tmp_path):
+        out = tmp_path / "micro"
+        status, told, _ = run(
+            capsys, "export", run_dir, "--target", "tflm", "--out", out, "--evaluation", "none"
+        )
+        assert status == 0
+        assert "tflm: io int8: TFLite Micro's own type" in told
+        assert {"model.h", "model.cc"} < {path.name for path in out.iterdir()}
+        refused = ("--target", "web", "--scheme", "int8", "--io", "int8", "--evaluation", "none")
+        status, _, err = run(capsys, "export", run_dir, "--out", tmp_path / "web", *refused)
+        assert status == 1
+        assert "Target 'web' does not take the file" in err
+        assert not (tmp_path / "web").exists()
+        with pytest.raises(SystemExit):
+            cli.make_parser().parse_args(["export", "run", "--out", "b", "--target", "mars"])
+        named = re.search(r"--target \{(.*?)\}", run(capsys, "export", "--help")[1])
+        assert named[1].split(",") == list(PRESETS)
 
     def test_a_rejected_export_is_status_1_and_leaves_a_page(self, capsys, photographs, tmp_path):
         """Group normalization has no integer form."""

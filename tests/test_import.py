@@ -122,9 +122,9 @@ def test_the_builders_import_only_keras_and_numpy(module):
     eager, lazy = imports(ast.parse(source))
     allowed = set(sys.stdlib_module_names) | {"keras", "numpy", "keras_resnet"}
     assert eager <= allowed
-    # A layer may call a kernel of TensorFlow's where TensorFlow is the backend; h5py is what Keras
-    # writes weights with.
-    extra = {"layers": {"tensorflow"}, "models": {"h5py"}}.get(module, set())
+    # A layer may call a kernel of TensorFlow's where TensorFlow is the backend; weights are written
+    # with h5py and safetensors.
+    extra = {"layers": {"tensorflow"}, "models": {"h5py", "safetensors"}}.get(module, set())
     assert lazy <= allowed | extra
 
 

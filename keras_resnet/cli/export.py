@@ -66,6 +66,11 @@ def add_commands(add: Add) -> None:
         metavar="N",
         help="smallest number of queries of each; default: 128 (MLPerf: 1024)",
     )
+    benchmark.add_argument(
+        "--plot",
+        metavar="PICTURE",
+        help="draw accuracy against latency and size, e.g. into a .png or .svg",
+    )
 
     classify = add(
         "classify",
@@ -86,13 +91,20 @@ def _add_export(add: Add) -> None:
         "export",
         _export,
         "convert a trained network, verify it and write a bundle",
-        "runs/digits --scheme int8 --out digits-int8",
+        "runs/digits --scheme int8 --out digits-int8\n"
+        "  keras-resnet export runs/digits --target tflm --out digits-tflm",
     )
     export.add_argument("model", metavar="RUN", help=MODEL_HELP)
     export.add_argument("--weights", metavar="SOURCE", help=WEIGHTS_HELP)
     export.add_argument("--out", required=True, metavar="BUNDLE", help="directory to write")
     export.add_argument("--force", action="store_true", help="replace the bundle that is there")
     form = export.add_argument_group("the file")
+    form.add_argument(
+        "--target",
+        choices=("pi", "android", "web", "tflm"),
+        help="device that it is for: chooses what is not chosen here, and refuses, with the "
+        "reason, what cannot work there",
+    )
     form.add_argument(
         "--scheme", default="int8", help="float32, float16, dynamic_int8, int8 (default), int16x8"
     )
@@ -107,6 +119,12 @@ def _add_export(add: Add) -> None:
     )
     form.add_argument(
         "--outputs", default="probabilities", choices=("probabilities", "logits", "features")
+    )
+    form.add_argument(
+        "--c-array",
+        action="store_true",
+        help="also write it as C++ source for TFLite Micro, model.h and model.cc in the bundle, "
+        "with the size of the arena that it needs; comes with --target tflm",
     )
     proof = export.add_argument_group("the proof")
     proof.add_argument(
@@ -192,6 +210,7 @@ def _batch(text: str) -> int | str:
 
 
 def _export(options: argparse.Namespace) -> int:
+    from keras_resnet.export.presets import get_preset
     from keras_resnet.export.schemes import get_scheme
     from keras_resnet.files import refuse_existing
 
@@ -232,6 +251,8 @@ def _export(options: argparse.Namespace) -> int:
             batch=options.batch,
             io=options.io,
             outputs=options.outputs,
+            target=options.target,
+            c_array=options.c_array,
             layers=options.layers or options.draw_layers is not None,
             repair=options.repair,
             force=options.force,
@@ -240,6 +261,9 @@ def _export(options: argparse.Namespace) -> int:
         _draw_layers(options, rejection.report)
         return _print_rejection(options, rejection)
     _draw_layers(options, _print_bundle(options, bundle))
+    if options.target is not None and not options.json:
+        chosen = {"scheme": options.scheme, "io": options.io, "batch": options.batch}
+        print(get_preset(options.target).explain(**chosen))
     return 0
 
 
@@ -363,6 +387,10 @@ def _benchmark(options: argparse.Namespace) -> int:
         queries=options.queries,
     )
     print(json.dumps(measured.to_dict()) if options.json else measured)
+    if options.plot is not None:
+        from keras_resnet.export.pareto import draw
+
+        draw(measured, options.plot)
     return 0
 
 
