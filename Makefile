@@ -3,6 +3,8 @@
 #                of timm, keras.applications make clean  removes what make made
 #                and pytorchcv, and on JAX
 # make mediapipe bundles in MediaPipe's own image classifier
+# make web       the page of examples/web in Chromium, beside the Python classifier
+# make docs      the documentation, into build/docs
 # make generate  the files that are made from the table of architectures
 # make format    brings the code into shape
 #
@@ -20,14 +22,14 @@ WITH_PEERS := tests/test_preprocessing.py::test_jax_and_torch_are_read_as_numpy 
 	tests/test_normalization.py::test_on_jax_it_is_the_stock_layer
 JAX_TESTS := tests/test_blocks.py tests/parity/test_timm.py
 
-.PHONY: demo test parity mediapipe generate lint format clean
+.PHONY: demo test parity mediapipe web docs generate lint format clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20 \
-		--ignore tests/parity --ignore tests/mediapipe
+		--ignore tests/parity --ignore tests/mediapipe --ignore tests/web
 
 # The builders need no TensorFlow: tests of the blocks and the comparisons with timm pass on JAX.
 parity: $(VENV)/.parity
@@ -40,6 +42,16 @@ mediapipe: $(VENV)/.installed $(MEDIAPIPE)/.installed
 	rm -rf build/mediapipe
 	$(BIN)/python tests/mediapipe/make_bundles.py build/mediapipe
 	BUNDLES=build/mediapipe $(MEDIAPIPE)/bin/python -m pytest tests/mediapipe --confcutdir tests/mediapipe
+
+web: $(VENV)/.installed examples/web/node_modules/.package-lock.json \
+		tests/web/node_modules/.package-lock.json
+	$(BIN)/python -m pytest tests/web
+
+%/node_modules/.package-lock.json: %/package-lock.json
+	npm ci --silent --prefix $*
+
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs build/docs
 
 generate: $(VENV)/.installed
 	$(BIN)/python tests/generate.py
@@ -69,6 +81,10 @@ $(VENV)/.parity: $(VENV)/.installed
 	@$(BIN)/pip $(INSTALL) --editable '.[parity]'
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.installed
+	@$(BIN)/pip $(INSTALL) --editable '.[docs]'
+	@touch $@
+
 $(MEDIAPIPE)/.installed: setup.cfg pyproject.toml
 	@echo "Installing MediaPipe into $(MEDIAPIPE); 600 MB, once."
 	@$(PYTHON) -m venv $(MEDIAPIPE)
@@ -80,3 +96,4 @@ $(MEDIAPIPE)/.installed: setup.cfg pyproject.toml
 
 clean:
 	rm -rf $(VENV) $(MEDIAPIPE) build dist runs/demo *.egg-info
+	rm -rf examples/web/node_modules tests/web/node_modules docs/api

@@ -22,6 +22,7 @@ _HOMES = {
     "benchmark": "benchmarking",
     "Inspection": "inspection",
     "RepairWarning": "repair",
+    "Server": "serving",
     "TFLiteFileError": "inspection",
     "inspect": "inspection",
     "TargetError": "presets",

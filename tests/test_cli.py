@@ -24,10 +24,15 @@ COMMANDS = (
     "preview",
     "compare",
     "export",
+    "optimize",
+    "inspect",
     "verify",
+    "benchmark",
     "classify",
+    "serve",
     "list",
     "info",
+    "completion",
 )
 
 

@@ -1,6 +1,7 @@
 """Other people's files into our layers: recognized, checked, loaded whole or not at all."""
 
 import json
+import re
 import shutil
 
 import h5py
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from foreign import published_form, state_dict
+from pictures import PICTURES, write_pictures
+from processes import run_python
 
 import keras_resnet
 from keras_resnet import Preprocessing, WeightsError, imagenet
-from keras_resnet.weights import catalog
+from keras_resnet.weights import catalog, sources
 
 IMAGENET = Preprocessing.named("imagenet")
 
@@ -736,13 +739,85 @@ def test_a_repository_without_weights_says_so(fake_hub):
         keras_resnet.from_pretrained("me/empty")
 
 
+# The weights that come with the package.
+
+SHIPPED = sources.SHIPPED
+
+
+@pytest.mark.parametrize("name", catalog.CIFAR10_FILES)
+def test_shipped_weights_name_pictures_without_a_network(name, tmp_path):
+    """In a fresh process, in which every connection fails."""
+    script = f"""
+        import json, socket
+        def refuse(*arguments, **options):
+            raise OSError("no network")
+        socket.socket.connect = socket.getaddrinfo = refuse
+        from keras_resnet import create_model
+        from PIL import Image
+        model = create_model({name!r}, weights="cifar10", classes=10, input_shape=(32, 32, 3))
+        named = []
+        for shown in {[picture.__name__ for picture in PICTURES]}:
+            pixels = model.preprocessing.fit(shown + ".png", (32, 32))[None]
+            scores = model(model.preprocessing(pixels), training=False)[0]
+            named.append(model.class_names[int(scores.numpy().argmax())])
+        print(json.dumps(named))
+    """
+    shown = [path.stem for path in write_pictures(tmp_path)]
+    named = json.loads(run_python(script, cwd=tmp_path).stdout.splitlines()[-1])
+    right = [ours == theirs for ours, theirs in zip(shown, named, strict=True)]
+    assert sum(right) >= (3 if name == "resnet8" else 4)
+
+
+def test_shipped_files_are_small_and_half_precision():
+    files = {path.stem: path for path in SHIPPED.glob("*.safetensors")}
+    assert set(files) == set(catalog.CIFAR10_FILES)
+    assert sum(path.stat().st_size for path in SHIPPED.iterdir()) < 3e6
+    for path in files.values():
+        arrays = safetensors.numpy.load_file(path)
+        assert {array.dtype for array in arrays.values()} == {np.dtype("float16")}
+    card = (SHIPPED / "README.md").read_text(encoding="utf-8")
+    for name, path in files.items():
+        assert re.search(rf"^\| `{name}` \|.* {path.stat().st_size:,} \|", card, re.MULTILINE)
+
+
+def test_shipped_weights_are_a_start_for_other_classes():
+    model = keras_resnet.from_pretrained("cifar10/resnet20", classes=3)
+    assert (model.output_shape, model.class_names) == ((None, 3), None)
+    whole = keras_resnet.ResNet20(weights="cifar10")
+    np.testing.assert_array_equal(values(model)[0], values(whole)[0])
+    features = keras_resnet.feature_model("resnet20", weights="cifar10")
+    assert set(features.output) == {"C2", "C3", "C4"}
+
+
+def test_a_damaged_installation_is_noticed(monkeypatch, tmp_path):
+    content = bytearray((SHIPPED / "resnet20.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "resnet20.safetensors").write_bytes(content)
+    monkeypatch.setattr(sources, "SHIPPED", tmp_path)
+    with pytest.raises(WeightsError, match="Install it again"):
+        keras_resnet.ResNet20(weights="cifar10")
+
+
+def test_networks_without_shipped_weights_say_which_have_them():
+    with pytest.raises(WeightsError, match=r"for .*resnet20.*Received: 'resnet32'"):
+        keras_resnet.ResNet32(weights="cifar10")
+
+
+def test_a_directory_of_the_same_name_is_not_meant(monkeypatch, tmp_path):
+    (tmp_path / "cifar10").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert keras_resnet.ResNet20(weights="cifar10").class_names[0] == "airplane"
+    with pytest.raises(FileNotFoundError, match=r"must hold model\.safetensors"):
+        keras_resnet.ResNet20(weights="./cifar10")
+
+
 # What the catalog promises.
 
 
 def test_every_public_weight_is_of_a_network_of_the_table():
     found = [n for name in keras_resnet.list_models() for n in catalog.public_weights(name)]
     assert len(found) == len(set(found)) > 100
-    assert {n.split("/")[0] for n in found} == {"imagenet", "timm"}
+    assert {n.split("/")[0] for n in found} == {"cifar10", "imagenet", "timm"}
     assert catalog.public_weights("resnet50") == ["imagenet/resnet50"]
     assert "timm/resnet50.a1_in1k" in catalog.public_weights("resnet50_v1_5")
     for theirs in catalog.TIMM_TAGS:

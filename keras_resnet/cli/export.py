@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ from keras_resnet.cli.common import (
     MODEL_HELP,
     WEIGHTS_HELP,
     Add,
+    count,
     fail,
     load,
     positive,
@@ -25,7 +27,7 @@ from keras_resnet.quiet import held_back_stderr, import_tensorflow
 
 
 def add_commands(add: Add) -> None:
-    """Adds export, optimize, inspect, verify, benchmark and classify."""
+    """Adds export, optimize, inspect, verify, benchmark, classify and serve."""
     _add_export(add)
     _add_optimize(add)
 
@@ -84,6 +86,20 @@ def add_commands(add: Add) -> None:
     )
     classify.add_argument("--top", type=positive, default=3, help="classes to show; default: 3")
     classify.add_argument("--threads", type=positive, help="of the CPU; default: LiteRT's choice")
+
+    serve = add(
+        "serve",
+        _serve,
+        "show bundles in this machine's browser, until Ctrl-C",
+        "digits-int8 digits-float32\n  keras-resnet serve digits-int8 --port 0 --json",
+    )
+    serve.add_argument("bundles", nargs="+", metavar="BUNDLE")
+    serve.add_argument(
+        "--port", type=count, default=8000, metavar="N", help="0: any that is free; default: 8000"
+    )
+    serve.add_argument(
+        "--page", metavar="DIRECTORY", help="of the page; default: examples/web of a checkout"
+    )
 
 
 def _add_export(add: Add) -> None:
@@ -441,3 +457,16 @@ def _classify(options: argparse.Namespace) -> int:
         else:
             print(f"{image}: " + ", ".join(f"{label} {p:.1%}" for label, p in ranking))
     return status
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from keras_resnet.export.serving import Server
+
+    with Server(options.bundles, port=options.port, page=options.page) as server:
+        if options.json:
+            print(json.dumps({"url": server.url, "bundles": server.names}), flush=True)
+        else:
+            print(f"{', '.join(server.names)}: {server.url} (Ctrl-C stops)", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.wait()
+    return 0

@@ -6,7 +6,9 @@ from typing import Any
 
 from keras_resnet.architecture import Architecture, get_architecture
 
-CIFAR10_FILES: dict[str, str] = {}
+CIFAR10_FILES: dict[str, str] = {
+    "resnet20": "91cbac51249c98fcea17a055d7bf86bd512dddfafb08deb4b408e1e9a251b96f",
+}
 """Registry name to the SHA-256 of the file that comes with this package."""
 
 KERAS_ADDRESS = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
