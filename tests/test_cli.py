@@ -86,7 +86,7 @@ class TestHelp:
         done = run_python("-m", "keras_resnet", "--help")
         assert time.perf_counter() - started < 5  # seconds; importing TensorFlow alone takes longer
         for command in COMMANDS:
-            assert f"\n    {command} " in done.stdout
+            assert re.search(rf"^    {command}\s", done.stdout, re.MULTILINE)
 
     @pytest.mark.parametrize("command", COMMANDS)
     def test_every_command_teaches_by_an_example(self, capsys, command):
@@ -193,7 +193,8 @@ class TestInfo:
         status, out, _ = run(capsys, "info", "resnet20")
         assert status == 0
         assert out.splitlines()[-1].split() == ["total", "269,722", "1,376", "40,551,040"]
-        stages = [line.split()[0] for line in out.splitlines()[2:]]
+        assert out.splitlines()[1] == "weights: cifar10/resnet20"
+        stages = [line.split()[0] for line in out.splitlines()[3:]]
         assert stages == ["stem", "C2", "C3", "C4", "head", "total"]
 
     def test_it_names_the_public_weights(self, capsys):

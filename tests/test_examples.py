@@ -2,10 +2,12 @@
 
 import csv
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import PICTURES
 from PIL import Image
 from processes import run_python
 from toys import tiny, warmed
@@ -67,6 +69,11 @@ class TestDemo:
         assert len(named) == 3
         right = [path.split("_is_a_")[1][0] == label for path, label, *_ in named]
         assert sum(right) >= 2  # one of the 2 % that it gets wrong may be among them
+
+    def test_the_network_of_the_package_names_the_drawn_pictures(self, demo):
+        out, _ = demo
+        lines = re.findall(r"pictures/(\w+)\.png: (\w+) \(", out)
+        assert lines == [(p.__name__, p.__name__) for p in PICTURES]
 
     def test_the_bundles_verify_again(self, demo):
         from keras_resnet import export
