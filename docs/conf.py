@@ -1,7 +1,4 @@
-"""The documentation: the pages of this directory, and a reference made of the docstrings.
-
-make docs    # build/docs/index.html
-"""
+"""The pages of this directory, and a reference made of the docstrings: `make docs`."""
 
 import inspect
 import sys
