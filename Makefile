@@ -2,8 +2,7 @@
 # make parity    the networks beside those   make lint   style and types
 #                of timm, keras.applications make clean  removes what make made
 #                and pytorchcv, and on JAX
-# make mediapipe bundles in MediaPipe's own image classifier
-# make web       the page of examples/web in Chromium, beside the Python classifier
+# make clients   the same bundles in Python, TFLite Micro, MediaPipe, and a page in Chromium
 # make docs      the documentation, into build/docs
 # make generate  the files that are made from the table of architectures
 # make format    brings the code into shape
@@ -22,14 +21,14 @@ WITH_PEERS := tests/test_preprocessing.py::test_jax_and_torch_are_read_as_numpy 
 	tests/test_normalization.py::test_on_jax_it_is_the_stock_layer
 JAX_TESTS := tests/test_blocks.py tests/parity/test_timm.py
 
-.PHONY: demo test parity mediapipe web docs generate lint format clean
+.PHONY: demo test parity clients docs generate lint format clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20 \
-		--ignore tests/parity --ignore tests/mediapipe --ignore tests/web
+		--ignore tests/parity --ignore tests/clients
 
 # The builders need no TensorFlow: tests of the blocks and the comparisons with timm pass on JAX.
 parity: $(VENV)/.parity
@@ -37,15 +36,14 @@ parity: $(VENV)/.parity
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist load -m 'not large' $(JAX_TESTS)
 
 # MediaPipe's dependencies exclude TFMOT's: the bundles are made in one environment and opened in
-# another.
-mediapipe: $(VENV)/.installed $(MEDIAPIPE)/.installed
-	rm -rf build/mediapipe
-	$(BIN)/python tests/mediapipe/make_bundles.py build/mediapipe
-	BUNDLES=build/mediapipe $(MEDIAPIPE)/bin/python -m pytest tests/mediapipe --confcutdir tests/mediapipe
-
-web: $(VENV)/.installed examples/web/node_modules/.package-lock.json \
-		tests/web/node_modules/.package-lock.json
-	$(BIN)/python -m pytest tests/web
+# another. The page is opened in Debian's Chromium, or the one that CHROMIUM names.
+clients: export BUNDLES = build/clients
+clients: $(VENV)/.installed $(MEDIAPIPE)/.installed \
+		examples/web/node_modules/.package-lock.json tests/clients/node_modules/.package-lock.json
+	rm -rf $(BUNDLES)
+	$(BIN)/python tests/clients/make_bundles.py $(BUNDLES)
+	$(BIN)/python -m pytest tests/clients --ignore tests/clients/test_mediapipe.py
+	$(MEDIAPIPE)/bin/python -m pytest tests/clients/test_mediapipe.py --confcutdir tests/clients
 
 %/node_modules/.package-lock.json: %/package-lock.json
 	npm ci --silent --prefix $*
@@ -96,4 +94,4 @@ $(MEDIAPIPE)/.installed: setup.cfg pyproject.toml
 
 clean:
 	rm -rf $(VENV) $(MEDIAPIPE) build dist runs/demo *.egg-info
-	rm -rf examples/web/node_modules tests/web/node_modules docs/api
+	rm -rf examples/web/node_modules tests/clients/node_modules docs/api

@@ -23,12 +23,21 @@ class Classifier:
         labels: class names in the order of the outputs.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | Bundle, *, threads: int | None = None):
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | Bundle,
+        *,
+        threads: int | None = None,
+        reference: bool = False,
+    ):
         """Opens a bundle.
 
         Args:
             path: the bundle's directory.
             threads: of the CPU; None leaves the choice to LiteRT.
+            reference: whether to compute with LiteRT's reference kernels, slowly: of an int8 file
+                they give what TFLite Micro gives on a microcontroller, where XNNPACK rounds now
+                and then otherwise.
 
         Raises:
             FileNotFoundError: if there is no such directory.
@@ -43,7 +52,7 @@ class Classifier:
             )
         self.labels = self.bundle.labels
         self._preprocessing = self.bundle.preprocessing
-        self._runner = Runner(self.bundle.model_path, threads=threads)
+        self._runner = Runner(self.bundle.model_path, threads=threads, reference=reference)
 
     def __call__(self, image: Any, top: int | None = 5) -> list[tuple[str, float]]:
         """The most probable classes of an image, the best first.
@@ -87,13 +96,16 @@ class Runner:
         outputs: names of the outputs.
     """
 
-    def __init__(self, model: Path | bytes, *, threads: int | None = None):
-        from ai_edge_litert.interpreter import Interpreter
+    def __init__(self, model: Path | bytes, *, threads: int | None = None, reference: bool = False):
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
+        kernels = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
         source: dict[str, Any] = (
             {"model_content": model} if isinstance(model, bytes) else {"model_path": str(model)}
         )
-        self.interpreter = Interpreter(**source, num_threads=threads)
+        self.interpreter = Interpreter(
+            **source, num_threads=threads, experimental_op_resolver_type=kernels
+        )
         self.interpreter.allocate_tensors()
         (self._input,) = self.interpreter.get_input_details()
         self._outputs = self.interpreter.get_output_details()

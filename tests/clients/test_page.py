@@ -1,4 +1,4 @@
-"""The page in a real browser gives what the Python classifier gives: `make web`.
+"""The page in a real browser gives what the Python classifier gives: `make clients`.
 
 Needs `npm ci` in examples/web and here, and Chromium: CHROMIUM names its executable. Screenshots
 are left in build/web for looking at.
@@ -22,8 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import keras_resnet
-from keras_resnet import data, export, training
+from keras_resnet import export
 from keras_resnet.export.serving import Server
 from keras_resnet.preprocessing import Preprocessing, read_image
 
@@ -31,14 +30,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "examples" / "web"
 PICTURES = ROOT / "build" / "web"
 EXECUTABLE = os.environ.get("CHROMIUM") or shutil.which("chromium") or "chromium"
-SHAPE = (32, 32, 3)
 TOLERANCE = 2 / 256
-EXPORTS = {
-    "float32": {"scheme": "float32"},
-    "int8": {"scheme": "int8"},
-    "int8-bytes-out": {"scheme": "int8", "io": "uint8"},
-    "int8-logits": {"scheme": "int8", "outputs": "logits"},
-}
+NAMES = ["float32", "int8", "int8-uint8-scores", "int8-logits", "cifar10"]
 # A GPU that the processor imitates, so that WebGPU is there, and a camera that shows a pattern.
 IMITATED = [
     "--enable-unsafe-webgpu",
@@ -74,24 +67,9 @@ class Browser:
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory):
-    """A ResNet-8 that names digits, in every form that the page takes."""
-    digits = data.load("digits")
-    model = training.fit(
-        lambda: keras_resnet.create_model("resnet8", class_names=digits.class_names),
-        digits,
-        training.get_recipe("digits").replace(epochs=6),
-        verbose=False,
-    ).model
-    folder = tmp_path_factory.mktemp("bundles")
-    # A label is a text, whatever is in it.
-    common = {"labels": ["<b>0</b> & null", *digits.class_names[1:]], "max_drop": 0.05}
-    return {
-        name: export.to_tflite(
-            model, folder / name, calibration=digits, evaluation=digits, **common, **options
-        )
-        for name, options in EXPORTS.items()
-    }
+def bundles():
+    folder = Path(os.environ["BUNDLES"])
+    return {name: export.Bundle.open(folder / name) for name in NAMES}
 
 
 @pytest.fixture(scope="module")
@@ -138,18 +116,21 @@ def imitating(server):
     browser.close()
 
 
+def saved_images(arrays, folder):
+    """Files of images of the network's size."""
+    paths = [folder / f"{number}.png" for number in range(len(arrays))]
+    for path, pixels in zip(paths, arrays, strict=True):
+        Image.fromarray(pixels).save(path)
+    return paths
+
+
 @pytest.fixture(scope="module")
 def images(bundles, tmp_path_factory):
-    """Files of the network's size: the golden images, and colored ones, which digits are not."""
+    """Digits, and colored images, which digits are not."""
     coarse = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), np.uint8)
     colored = coarse.repeat(4, axis=1).repeat(4, axis=2)
-    golden, _ = bundles["int8"].golden()
-    folder = tmp_path_factory.mktemp("images")
-    paths = []
-    for number, pixels in enumerate([*golden, *colored]):
-        paths.append(folder / f"{number}.png")
-        Image.fromarray(pixels).save(paths[-1])
-    return paths
+    digits, _ = bundles["int8"].golden()
+    return saved_images([*digits[:8], *colored], tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
@@ -172,14 +153,22 @@ def check(state, expected):
     assert shown[0]["label"] == expected[0][0]
 
 
-@pytest.mark.parametrize("name", EXPORTS)
-def test_it_names_what_the_python_classifier_names(name, browser, bundles, images):
+@pytest.mark.parametrize("name", NAMES)
+def test_it_names_what_keras_and_the_python_classifier_name(
+    name, browser, bundles, images, tmp_path
+):
     classifier = export.Classifier(bundles[name])
+    golden, expected = bundles[name].golden()
+    paths = saved_images(golden, tmp_path)
     browser("select", id="bundle", label=name)
-    for path in images:
+    found = []
+    for path in [*images, *paths]:
         state = browser("choose", path=str(path))
         assert state["name"] == path.name
         check(state, classifier(path, top=None))
+        found.append(state["classes"][0]["label"])
+    labels = np.array(classifier.labels)
+    assert found[len(images) :] == list(labels[expected.argmax(axis=1)])
 
 
 def fitted(browser, pixels, preprocessing, shape):
@@ -390,7 +379,7 @@ def test_wasm_has_threads(browser, seven):
     assert re.search(rf"^\d+\.\d ms on WASM, {threads} thread", status)
 
 
-@pytest.mark.parametrize("name", EXPORTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_webgpu_gives_the_same_or_is_not_used(name, imitating, bundles, images):
     """Where a GPU is imitated, "automatic" leaves it alone."""
     imitating("select", id="accelerator", label="Automatic")
@@ -401,7 +390,7 @@ def test_webgpu_gives_the_same_or_is_not_used(name, imitating, bundles, images):
     if name == "float32":
         assert "ms on WebGPU;" in state["status"]
     classifier = export.Classifier(bundles[name])
-    for path in images[::8]:
+    for path in images[::4]:
         check(imitating("choose", path=str(path)), classifier(path, top=None))
 
 
