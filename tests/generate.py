@@ -3,8 +3,8 @@
     python tests/generate.py
 
 `keras_resnet/__init__.pyi`: the builders' signatures, for editors. `keras_resnet/networks.json`:
-what is counted on every built network, so that listing them needs no Keras. The table in README.md,
-that of the recipes in docs/training.md, and docs/schemes.md.
+what is counted on every built network, so that listing them needs no Keras. The table in
+docs/networks.md, that of the recipes in docs/training.md, and docs/schemes.md.
 """
 
 import inspect
@@ -25,7 +25,7 @@ from keras_resnet.weights.catalog import public_weights
 ROOT = Path(__file__).parent.parent
 STUB = ROOT / "keras_resnet" / "__init__.pyi"
 COUNTS = ROOT / "keras_resnet" / "networks.json"
-README = ROOT / "README.md"
+NETWORKS = ROOT / "docs" / "networks.md"
 TRAINING = ROOT / "docs" / "training.md"
 SCHEMES = ROOT / "docs" / "schemes.md"
 
@@ -88,7 +88,7 @@ def counts() -> str:
 
 
 def table() -> str:
-    """The README's table of networks."""
+    """The table of networks."""
     lines = [
         "| name | builder | parameters | GMACs | input | source | public weights |\n",
         "|---|---|--:|--:|--:|---|---|\n",
@@ -117,9 +117,9 @@ def _weights(name: str) -> list[str]:
     return found
 
 
-def with_table(readme: str) -> str:
-    """The README with a current table."""
-    return re.sub(r"^\| name \| builder .*?\n(?!\|)", lambda _: table(), readme,
+def with_table(page: str) -> str:
+    """The page about networks with a current table."""
+    return re.sub(r"^\| name \| builder .*?\n(?!\|)", lambda _: table(), page,
                   flags=re.DOTALL | re.MULTILINE)  # fmt: skip
 
 
@@ -140,5 +140,5 @@ if __name__ == "__main__":
     STUB.write_text(stub(), encoding="utf-8")
     architecture._all_counts.cache_clear()
     TRAINING.write_text(with_recipes(TRAINING.read_text(encoding="utf-8")), encoding="utf-8")
-    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    NETWORKS.write_text(with_table(NETWORKS.read_text(encoding="utf-8")), encoding="utf-8")
     SCHEMES.write_text(families.page(), encoding="utf-8")

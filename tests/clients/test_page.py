@@ -17,6 +17,7 @@ from pathlib import Path
 from zlib import crc32
 
 import numpy as np
+import pictures
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -428,6 +429,14 @@ def test_it_fits_the_screen(name, width, height, scheme, browser, seven, tmp_pat
     look(browser, name, width, height, scheme)
     assert browser("select", id="bundle", label="changed")["message"]
     look(browser, f"{name}-error", width, height, scheme)
+
+
+def test_a_drawn_ship_is_a_ship_in_the_picture_of_the_readme(browser, server, tmp_path):
+    pictures.main([str(tmp_path)])
+    browser("visit", url=server.url)
+    browser("select", id="bundle", label="cifar10")
+    assert browser("choose", path=str(tmp_path / "ship.png"))["classes"][0]["label"] == "ship"
+    look(browser, "readme", 760, 640, "light")
 
 
 def test_nothing_left_this_machine_and_nothing_went_wrong_unseen(server, browser, imitating):
