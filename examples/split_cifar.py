@@ -44,7 +44,7 @@ def lay_out(coded: Path, originals: Path, out: Path) -> dict[str, int]:
         raise ValueError(f"Classes must have as many images as each other. Received: {counts}")
     per_class = counts[classes[0]]
     kept = left_out(originals, classes, per_class)
-    parts = dict.fromkeys(("train", "jpeg", "choose", "report"), 0)
+    parts = dict.fromkeys(("train", "jpeg", "choose", "report", "recoded"), 0)
 
     with atomic_directory(out, marker="train") as directory:
 
@@ -64,7 +64,10 @@ def lay_out(coded: Path, originals: Path, out: Path) -> dict[str, int]:
             for image in kept[name]:
                 part = "report" if parts["choose"] > parts["report"] else "choose"
                 link(image, part, part, "test", name)
-        for part in ("jpeg", "choose", "report"):
+                if part == "report":
+                    again = f"{int(image.stem) - index * per_class:04}.jpg"
+                    link(coded / "train" / name / again, "recoded", "recoded", "test", name)
+        for part in ("jpeg", "choose", "report", "recoded"):
             (directory / part / "train").symlink_to(Path("..", "train"))
     return parts
 

@@ -141,14 +141,15 @@ def test_images_to_report_on_are_in_no_training(tmp_path):
     script = str(ROOT / "examples" / "split_cifar.py")
     out = run_example(script, "coded", "originals", "--out", "cifar", cwd=tmp_path)
     counts = [line.split() for line in out.splitlines()]
-    assert counts == [["train", "7"], ["jpeg", "12"], ["choose", "3"], ["report", "2"]]
+    assert counts == [["train", "7"], ["jpeg", "12"], ["choose", "3"], ["report", "2"], ["recoded", "2"]]
     files = {
         part: {path.name for path in (tmp_path / "cifar" / part / "test").rglob("*.*")}
-        for part in ("choose", "report")
+        for part in ("choose", "report", "recoded")
     }
     assert files == {
         "choose": {"00000.png", "00003.png", "00008.png"},
         "report": {"00002.png", "00006.png"},
+        "recoded": {"0002.jpg", "0000.jpg"},  # of the cats and of the dogs
     }
     trained_on = sorted(
         f"{path.parent.name}/{path.stem}"
