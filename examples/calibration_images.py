@@ -1,12 +1,14 @@
 """Makes calibration images from what a trained network remembers of its training images.
 
     python examples/calibration_images.py resnet20 --weights cifar10 --out images.npz
+    python examples/calibration_images.py runs/resnet8 runs/resnet20 --out for-both.npz
 
 For an int8 export where no image may leave its owner. Batch normalization keeps the mean and the
 variance of every channel that the training images had at its place; images of noise are changed by
 gradient descent until a batch of them has the same (Cai et al. 2020, "ZeroQ", section 3.1). The
 noise starts with the spectrum of photographs, so that few steps are enough. The images show nothing
-to a person. `--picture` draws them.
+to a person, and nothing to another network: made from several networks of the same input size
+at once, they serve each of them. `--picture` draws them.
 
 The file holds one array `images`, uint8 (n, height, width, 3), that `keras-resnet export
 --calibration images.npz` takes.
@@ -50,40 +52,61 @@ def noise(count: int, shape: tuple[int, int, int], seed: int) -> np.ndarray:
     return pixels.transpose(0, 2, 3, 1).clip(0, 255).astype(np.float32)
 
 
-def images_like_training(model: keras.Model, count: int, steps: int, seed: int = 0) -> np.ndarray:
-    """Images uint8 (n, height, width, channels) with the statistics that a network remembers.
+class Remembered:
+    """How far a batch of images is from the statistics that a network remembers.
 
     Raises:
-        ValueError: if it has no batch normalization, and so remembers none, or no fixed size.
+        ValueError: if it has no batch normalization, and so remembers none.
     """
-    shape = fixed_input_shape(model, is_classifier=False)
-    norms = [layer for layer in model.layers if hasattr(layer, "moving_variance")]
-    if not norms:
-        raise ValueError(
-            "Only batch normalization remembers the statistics of training images. Received: "
-            f"{model.name}, which has none"
-        )
-    inside = keras.Model(model.inputs, [layer.input for layer in norms])
-    means = [tf.constant(layer.moving_mean.numpy()) for layer in norms]
-    deviations = [
-        tf.constant(np.sqrt(layer.moving_variance.numpy() + layer.epsilon)) for layer in norms
-    ]
-    preprocessing = keras_resnet.Preprocessing.from_model(model)
-    pixels = tf.Variable(noise(count, shape, seed))
+
+    def __init__(self, model: keras.Model):
+        norms = [layer for layer in model.layers if hasattr(layer, "moving_variance")]
+        if not norms:
+            raise ValueError(
+                "Only batch normalization remembers the statistics of training images. Received: "
+                f"{model.name}, which has none"
+            )
+        self._inside = keras.Model(model.inputs, [layer.input for layer in norms])
+        self._preprocessing = keras_resnet.Preprocessing.from_model(model)
+        self._norms = [
+            (
+                tf.constant(layer.moving_mean.numpy()),
+                tf.constant(np.sqrt(layer.moving_variance.numpy() + layer.epsilon)),
+            )
+            for layer in norms
+        ]
+
+    def distance(self, pixels: tf.Tensor) -> tf.Tensor:
+        """Of means and deviations in units of the deviation: every channel counts the same."""
+        values = self._inside(self._preprocessing(pixels), training=False)
+        distance = 0.0
+        for value, (mean, deviation) in zip(values, self._norms, strict=True):
+            found, variance = tf.nn.moments(tf.cast(value, tf.float32), [0, 1, 2])
+            distance += tf.reduce_mean(((found - mean) / deviation) ** 2)
+            distance += tf.reduce_mean((tf.sqrt(variance + 1e-5) / deviation - 1) ** 2)
+        return distance / len(self._norms)
+
+
+def images_like_training(
+    models: Sequence[keras.Model], count: int, steps: int, seed: int = 0
+) -> np.ndarray:
+    """Images uint8 (n, height, width, channels) with the statistics that networks remember.
+
+    Raises:
+        ValueError: if one remembers none, or they have no fixed size that is the same for all.
+    """
+    shapes = {fixed_input_shape(model, is_classifier=False) for model in models}
+    if len(shapes) > 1:
+        raise ValueError(f"Networks must take images of the same size. Received: {shapes}")
+    networks = [Remembered(model) for model in models]
+    pixels = tf.Variable(noise(count, *shapes, seed))
     rate = keras.optimizers.schedules.CosineDecay(RATE, steps)
     optimizer = keras.optimizers.Adam(rate)
 
     @tf.function
     def step() -> tf.Tensor:
         with tf.GradientTape() as tape:
-            distance = 0.0
-            values = inside(preprocessing(pixels), training=False)
-            for value, mean, deviation in zip(values, means, deviations, strict=True):
-                found, variance = tf.nn.moments(tf.cast(value, tf.float32), [0, 1, 2])
-                # In units of the deviation, so that every channel counts the same.
-                distance += tf.reduce_mean(((found - mean) / deviation) ** 2)
-                distance += tf.reduce_mean((tf.sqrt(variance + 1e-5) / deviation - 1) ** 2)
-            distance /= len(norms)
+            distance = sum(network.distance(pixels) for network in networks) / len(networks)
         optimizer.apply_gradients([(tape.gradient(distance, pixels), pixels)])
         pixels.assign(tf.clip_by_value(pixels, 0.0, 255.0))
         return distance
@@ -107,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", metavar="RUN", help=MODEL_HELP)
+    parser.add_argument("models", nargs="+", metavar="RUN", help=MODEL_HELP)
     parser.add_argument("--weights", metavar="SOURCE", help=WEIGHTS_HELP)
     parser.add_argument("--out", required=True, type=Path, metavar="NPZ", help="file to write")
     parser.add_argument("--picture", type=Path, help="file to draw them into, e.g. a .png")
@@ -118,8 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     options = parser.parse_args(arguments)
     try:
-        model, _, _ = load(options.model, options.weights)
-        images = images_like_training(model, options.count, options.steps, options.seed)
+        models = [load(name, options.weights)[0] for name in options.models]
+        images = images_like_training(models, options.count, options.steps, options.seed)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     with atomic_file(options.out) as temporary:

@@ -109,11 +109,12 @@ def test_the_degradation_experiment_draws_and_tabulates_what_it_trained(tmp_path
     assert len((tmp_path / "r.csv").read_text().splitlines()) == 8
 
 
-def test_calibration_images_come_from_a_networks_own_statistics(tmp_path):
-    model = warmed(tiny())
-    model.save(tmp_path / "tiny.keras")
+def test_calibration_images_come_from_the_networks_own_statistics(tmp_path):
+    names = ("first.keras", "second.keras")
+    for name in names:
+        warmed(tiny()).save(tmp_path / name)
     script = str(ROOT / "examples" / "calibration_images.py")
-    arguments = ("tiny.keras", "--out", "images.npz", "--picture", "images.png", "--count", "16")
+    arguments = (*names, "--out", "images.npz", "--picture", "images.png", "--count", "16")
     out = run_example(script, *arguments, "--steps", "40", cwd=tmp_path)
     distances = [float(text) for text in re.findall(r"distance: ([\d.]+)", out)]  # means so far
     assert distances[-1] < 0.8 * distances[0]
