@@ -29,10 +29,11 @@ from PIL import Image  # noqa: E402
 
 import keras_resnet  # noqa: E402
 from keras_resnet.cli.common import MODEL_HELP, WEIGHTS_HELP, load, positive  # noqa: E402
-from keras_resnet.export.source import fixed_input_shape  # noqa: E402
+from keras_resnet.export.source import SourceNetwork  # noqa: E402
 from keras_resnet.files import atomic_file  # noqa: E402
 
 RATE = 4.0  # of Adam, in levels of 255: about what a step moves a pixel by
+DOUBT = 0.05  # what a unit of cross-entropy counts beside the statistics
 
 
 def noise(count: int, shape: tuple[int, int, int], seed: int) -> np.ndarray:
@@ -53,21 +54,24 @@ def noise(count: int, shape: tuple[int, int, int], seed: int) -> np.ndarray:
 
 
 class Remembered:
-    """How far a batch of images is from the statistics that a network remembers.
+    """How far a batch of images is from what a classifier was trained on.
 
     Raises:
-        ValueError: if it has no batch normalization, and so remembers none.
+        ValueError: if it has no batch normalization, and so remembers no statistics.
     """
 
     def __init__(self, model: keras.Model):
-        norms = [layer for layer in model.layers if hasattr(layer, "moving_variance")]
+        network = SourceNetwork(model, keras_resnet.Preprocessing.from_model(model))
+        norms = [layer for layer in network.logits.layers if hasattr(layer, "moving_variance")]
         if not norms:
             raise ValueError(
                 "Only batch normalization remembers the statistics of training images. Received: "
                 f"{model.name}, which has none"
             )
-        self._inside = keras.Model(model.inputs, [layer.input for layer in norms])
-        self._preprocessing = keras_resnet.Preprocessing.from_model(model)
+        self.shape = network.shape
+        self._preprocessing = network.preprocessing
+        outputs = [layer.input for layer in norms]
+        self._inside = keras.Model(network.logits.inputs, [*outputs, network.logits.output])
         self._norms = [
             (
                 tf.constant(layer.moving_mean.numpy()),
@@ -78,13 +82,15 @@ class Remembered:
 
     def distance(self, pixels: tf.Tensor) -> tf.Tensor:
         """Of means and deviations in units of the deviation: every channel counts the same."""
-        values = self._inside(self._preprocessing(pixels), training=False)
+        *values, logits = self._inside(self._preprocessing(pixels), training=False)
         distance = 0.0
         for value, (mean, deviation) in zip(values, self._norms, strict=True):
             found, variance = tf.nn.moments(tf.cast(value, tf.float32), [0, 1, 2])
             distance += tf.reduce_mean(((found - mean) / deviation) ** 2)
             distance += tf.reduce_mean((tf.sqrt(variance + 1e-5) / deviation - 1) ** 2)
-        return distance / len(self._norms)
+        labels = tf.range(logits.shape[0]) % logits.shape[1]
+        doubt = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+        return distance / len(self._norms) + DOUBT * tf.reduce_mean(doubt)
 
 
 def images_like_training(
@@ -95,10 +101,10 @@ def images_like_training(
     Raises:
         ValueError: if one remembers none, or they have no fixed size that is the same for all.
     """
-    shapes = {fixed_input_shape(model, is_classifier=False) for model in models}
+    networks = [Remembered(model) for model in models]
+    shapes = {network.shape for network in networks}
     if len(shapes) > 1:
         raise ValueError(f"Networks must take images of the same size. Received: {shapes}")
-    networks = [Remembered(model) for model in models]
     pixels = tf.Variable(noise(count, *shapes, seed))
     rate = keras.optimizers.schedules.CosineDecay(RATE, steps)
     optimizer = keras.optimizers.Adam(rate)

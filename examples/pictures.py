@@ -2,9 +2,12 @@
 
     python examples/pictures.py pictures
     keras-resnet classify BUNDLE pictures/*.png
+    python examples/pictures.py photographs --each 40
+    keras-resnet train --model resnet8 --data folder:photographs --out runs/photographs
 
 Something to show a network of CIFAR-10's classes where no photograph is at hand. They are cartoons,
-unlike everything that such a network was trained on.
+unlike everything that such a network was trained on. With `--each`, a directory of so many JPEG
+files per class, to try a training on: the cartoon from elsewhere, in another light, with grain.
 """
 
 import argparse
@@ -12,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from keras_resnet.files import atomic_file
 
@@ -100,14 +103,43 @@ def write_pictures(directory: Path) -> list[Path]:
     return paths
 
 
+def photograph(picture: Image.Image, random: np.random.Generator) -> Image.Image:
+    """The same thing on another day, 320 x 240 pixels: turned, shifted, nearer or farther."""
+    margin = SIZE // 2
+    pixels = np.pad(np.asarray(picture), ((margin, margin), (margin, margin), (0, 0)), "edge")
+    turned = Image.fromarray(pixels).rotate(random.uniform(-15, 15), Image.Resampling.BILINEAR)
+    width = SIZE * random.uniform(1.0, 1.6)
+    left, top = SIZE * (1 + random.uniform(-0.2, 0.2, 2)) - (width / 2, width * 3 / 8)
+    seen = turned.resize((320, 240), box=(left, top, left + width, top + width * 3 / 4))
+    seen = ImageOps.mirror(seen) if random.random() < 0.5 else seen
+    light, grain = random.uniform(0.5, 1.3, 3), random.normal(0, 12, (240, 320, 1))
+    return Image.fromarray(np.clip(np.asarray(seen) * light + grain, 0, 255).astype(np.uint8))
+
+
+def write_photographs(directory: Path, each: int = 40, seed: int = 0) -> Path:
+    """Writes a directory of JPEG files per picture, as `folder:` reads them."""
+    random = np.random.default_rng(seed)
+    for picture in PICTURES:
+        drawn = picture()
+        for number in range(each):
+            path = directory / picture.__name__ / f"{number:03}.jpg"
+            with atomic_file(path) as temporary:
+                photograph(drawn, random).save(temporary, quality=90)
+    return directory
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the pictures and says where."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path, help="directory to write")
-    for path in write_pictures(parser.parse_args(arguments).out):
-        print(path)
+    parser.add_argument("--each", type=int, metavar="N", help="photographs of each class instead")
+    options = parser.parse_args(arguments)
+    if options.each is None:
+        print("\n".join(map(str, write_pictures(options.out))))
+    else:
+        print(write_photographs(options.out, options.each))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,152 @@
+"""The short examples run without arguments, and do what they say; all but the workers in here."""
+
+import contextlib
+import json
+import re
+
+import build_networks
+import detector_features
+import export_and_classify
+import fine_tune
+import own_architecture
+import pictures
+import pytest
+import quantization_aware
+import several_workers
+import train_folder
+
+import keras_resnet
+from keras_resnet import export, training
+
+
+@pytest.fixture(scope="module", autouse=True)
+def directory(tmp_path_factory):
+    """An empty one, in which all of them run."""
+    path = tmp_path_factory.mktemp("examples")
+    with contextlib.chdir(path):
+        yield path
+
+
+@pytest.fixture(scope="module")
+def folder_run(directory):
+    train_folder.main([])
+    return training.load_run("runs/train_folder")
+
+
+def accuracy_of(run):
+    return run.info["test"]["accuracy"]
+
+
+def test_networks_are_built_and_drawn_stage_by_stage(capsys):
+    build_networks.main()
+    out = capsys.readouterr().out
+    assert "resnet50_v2       25,568,360 parameters" in out
+    stages = re.findall(r"^(\w+) +([\dx ]+\d)(?:  (#+))?$", out, re.MULTILINE)
+    assert [name for name, *_ in stages] == ["stem", "C2", "C3", "C4", "C5", "head"]
+    assert stages[4][1] == "5 x 5 x 2048"
+    # The paper's table 1 gives the stages 9, 12, 18 and 9 convolutions of about equal work.
+    assert [round(len(bar) / len(stages[1][2]), 1) for _, _, bar in stages[1:5]] == [
+        1,
+        1.4,
+        2.1,
+        1.1,
+    ]
+
+
+def test_drawn_photographs_are_a_folder_of_classes(tmp_path, capsys):
+    pictures.main([str(tmp_path / "drawn"), "--each", "2"])
+    files = {path.relative_to(tmp_path / "drawn").as_posix() for path in tmp_path.rglob("*.jpg")}
+    assert len(files) == 8
+    assert {"ship/000.jpg", "truck/001.jpg"} <= files
+    first = (tmp_path / "drawn" / "ship" / "000.jpg").read_bytes()
+    pictures.main([str(tmp_path / "again"), "--each", "2"])
+    assert (tmp_path / "again" / "ship" / "000.jpg").read_bytes() == first
+
+
+def test_a_folder_of_images_is_learned(folder_run):
+    assert folder_run.class_names == ("airplane", "automobile", "ship", "truck")
+    assert accuracy_of(folder_run) > 0.5  # 0.25 by chance
+    assert (folder_run.path / "curves.png").is_file()
+
+
+def test_fine_tuning_leaves_the_frozen_stages_and_beats_a_start_from_scratch(folder_run, capsys):
+    fine_tune.main(["--data", str(folder_run.path / "photographs"), "--epochs", "4"])
+    tuned, scratch = (training.load_run(f"runs/fine_tune/{name}") for name in ("tuned", "scratch"))
+    assert accuracy_of(tuned) > 0.75
+    assert accuracy_of(tuned) > accuracy_of(scratch)
+    assert re.search(r"^frozen +C3 +-$", capsys.readouterr().out, re.MULTILINE)
+
+    assert tuned.model.output_shape == (None, 4)
+    assert tuned.model.class_names == folder_run.class_names
+    known = {w.path: w.numpy() for w in keras_resnet.ResNet20(weights="cifar10").weights}
+    changed = {
+        path.split("/")[0].split("_")[0]
+        for path, value in ((w.path, w.numpy()) for w in tuned.model.weights)
+        if "logits" not in path and (value != known[path]).any()
+    }
+    assert changed == {"stage4"}
+
+
+class TestExporting:
+    def test_the_network_of_the_package_names_what_was_drawn(self, capsys):
+        export_and_classify.main([])
+        out = capsys.readouterr().out
+        named = dict(re.findall(r"^(\w+)\.png (\w+) ", out, re.MULTILINE))
+        assert named == {p.__name__: p.__name__ for p in pictures.PICTURES}
+        assert "passed" in out.splitlines()
+        assert export.verify("runs/export/int8").passed
+
+    def test_a_run_is_compared_on_its_own_test_images(self, folder_run):
+        export_and_classify.main(["--run", str(folder_run.path), "--scheme", "float16"])
+        bundle = export.Bundle.open("runs/export/float16")
+        assert bundle.labels == folder_run.class_names
+        assert bundle.manifest["verification"]["accuracy"]["examples"] == 32
+
+
+@pytest.fixture(scope="module")
+def own_run(directory):
+    own_architecture.main([])
+    return training.load_run("runs/own/run")
+
+
+def test_a_network_of_ones_own_is_trained_and_exported(own_run):
+    assert own_run.model.architecture == own_architecture.OWN
+    bundle = export.Bundle.open("runs/own/int8")
+    assert bundle.manifest["verification"]["accuracy"]["exported_correct"] > 0.9 * 355
+
+
+def test_quantization_in_training_and_after_it_keep_the_accuracy(own_run, capsys):
+    quantization_aware.main(["--run", str(own_run.path)])
+    out = capsys.readouterr().out
+    for name in ("after", "during"):
+        bundle = export.Bundle.open(f"runs/qat/{name}")
+        accuracy = bundle.manifest["verification"]["accuracy"]
+        assert bundle.scheme == "int8"
+        assert accuracy["exported_correct"] > 0.9 * accuracy["examples"]
+        assert f"runs/qat/{name}: {accuracy['exported_correct']} of 355 right" in out
+    assert bundle.manifest["optimization"]["method"] == "qat"
+
+
+def test_a_detector_has_its_levels_at_strides_8_16_and_32(capsys):
+    model = detector_features.main([])
+    size, anchors = detector_features.SIZE, detector_features.ANCHORS
+    assert {name: output.shape for name, output in model.output.items()} == {
+        f"P{level}_{kind}": (None, size // stride, size // stride, anchors * values)
+        for level, stride in ((3, 8), (4, 16), (5, 32))
+        for kind, values in (("logits", detector_features.CLASSES), ("boxes", 4))
+    }
+    assert "P4_boxes  stride 16: 16 x 16 x 36" in capsys.readouterr().out
+    trains = {layer.name for layer in model.layers if layer.trainable_weights}
+    assert {"lateral5", "P3", "tower", "logits", "boxes", "stage3_block1_conv1"} <= trains
+    assert not [name for name in trains if name.startswith(("stem", "stage2")) or "norm" in name]
+
+
+def test_two_workers_train_as_one(directory):
+    assert several_workers.main([]) == 0
+    run = training.load_run("runs/several_workers")
+    assert run.info["replicas"] == 2
+    assert accuracy_of(run) > 0.5
+    log = (run.path / "workers" / "worker-1.log").read_text()
+    assert f"{accuracy_of(run):.1%} of 355 test images" in log
+    config = json.loads((run.path / "run.json").read_text())
+    assert config["architecture"]["name"] == "own"
