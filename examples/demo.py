@@ -52,7 +52,7 @@ def main() -> None:
             bundles[scheme] = export.to_tflite(
                 result.model, out / scheme, scheme, calibration=digits, evaluation=digits
             )
-        print(indent(str(report(bundles[scheme]))))
+        print(indent(str(bundles[scheme].verification)))
 
     print("3. Naming three test images with the int8 file")
     with held_back_stderr():
@@ -101,7 +101,7 @@ def print_table(
     keras_file = out / "run" / "model.keras"
     rows = [("keras", training.evaluate(model, digits).accuracy, keras_file)]
     for scheme, bundle in bundles.items():
-        rows.append((scheme, report(bundle).accuracy.exported_accuracy, bundle.model_path))
+        rows.append((scheme, bundle.verification.accuracy.exported_accuracy, bundle.model_path))
     print(f"   {'':8} {'accuracy':>9} {'bytes':>10} {'ms/image':>9}  file")
     for name, accuracy, path in rows:
         size = path.stat().st_size
@@ -118,11 +118,6 @@ def milliseconds(calls: dict[str, Callable[[], Any]], rounds: int = 100) -> dict
             call()
             times[name].append(1e3 * (time.perf_counter() - started))
     return {name: statistics.median(values) for name, values in times.items()}
-
-
-def report(bundle: export.Bundle) -> export.Verification:
-    """What was measured when the bundle was exported."""
-    return export.Verification.from_dict(bundle.manifest["verification"])
 
 
 def indent(text: str) -> str:

@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         force=True,
     )
     print(f"{model.count_params():,} weights, {bundle.model_path.stat().st_size:,} bytes")
-    print(export.Verification.from_dict(bundle.manifest["verification"]))
+    print(bundle.verification)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run.model, images, recipe, options.out / "during", **common
     )
     for bundle in (after, during):
-        accuracy = export.Verification.from_dict(bundle.manifest["verification"]).accuracy
+        accuracy = bundle.verification.accuracy
         print(
             f"{bundle.path}: {accuracy.exported_correct} of {accuracy.examples} right, "
             f"{accuracy.source_correct} in float; {bundle.model_path.stat().st_size:,} bytes"

@@ -34,7 +34,6 @@ import numpy as np
 
 from keras_resnet.export.bundle import Bundle
 from keras_resnet.export.graph import read_graph
-from keras_resnet.export.verification import Verification
 from keras_resnet.quiet import held_back_stderr
 from keras_resnet.tables import columns
 
@@ -446,7 +445,7 @@ def _told(bundle: str | os.PathLike[str] | Bundle) -> tuple[Path, str | None, fl
         if path.is_file():
             return path, None, None
         bundle = Bundle.open(path)
-    accuracy = Verification.from_dict(bundle.manifest["verification"]).accuracy
+    accuracy = bundle.verification.accuracy
     measured = None if accuracy is None else accuracy.exported_accuracy
     return bundle.model_path, str(bundle.manifest["model"]), measured
 

@@ -12,11 +12,14 @@ import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from keras_resnet.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from keras_resnet.export.verification import Verification
 
 # Version 2 says what the outputs are (one dictionary each instead of one for the only output), and
 # which weights, converter settings and operators the file was made with.
@@ -81,6 +84,13 @@ class Bundle:
     def report_path(self) -> Path | None:
         """The page that tells how the export was judged, or None without one."""
         return self.path / REPORT if REPORT in self.manifest["sha256"] else None
+
+    @property
+    def verification(self) -> Verification:
+        """How the file compared with its source when it was exported."""
+        from keras_resnet.export.verification import Verification
+
+        return Verification.from_dict(self.manifest["verification"])
 
     @property
     def scheme(self) -> str:

@@ -274,7 +274,7 @@ class TestVersions:
         assert bundle.manifest["classes"] == 10
         assert bundle.manifest["operators"] is None
         assert bundle.report_path is None
-        assert export.Verification.from_dict(bundle.manifest["verification"]).passed
+        assert bundle.verification.passed
         classifier = export.Classifier(version_1)
         assert classifier(golden[0][0])[0][0] == LABELS[golden[1][0].argmax()]
         assert export.verify(version_1).passed

@@ -389,7 +389,7 @@ class TestExport:
         assert not (tmp_path / "b").exists()
 
         bundle = export.to_tflite(model, tmp_path / "b", calibration=images, repair=True)
-        recorded = Verification.from_dict(bundle.manifest["verification"])
+        recorded = bundle.verification
         assert recorded.passed
         assert recorded.repair.layers == ("stage3_block1_conv2",)
         assert "slowdown" not in bundle.manifest["verification"]["repair"]

@@ -787,6 +787,12 @@ def test_shipped_weights_are_a_start_for_other_classes():
     np.testing.assert_array_equal(values(model)[0], values(whole)[0])
     features = keras_resnet.feature_model("resnet20", weights="cifar10")
     assert set(features.output) == {"C2", "C3", "C4"}
+    # As many classes, but others.
+    digits = keras_resnet.from_pretrained("cifar10/resnet20", class_names=tuple("0123456789"))
+    assert digits.class_names == tuple("0123456789")
+    assert not np.array_equal(digits.get_layer("logits").kernel, whole.get_layer("logits").kernel)
+    named = keras_resnet.from_pretrained("cifar10/resnet20", class_names=whole.class_names)
+    np.testing.assert_array_equal(values(named)[-2], values(whole)[-2])
 
 
 def test_a_damaged_installation_is_noticed(monkeypatch, tmp_path):

@@ -305,12 +305,9 @@ def _draw_layers(options: argparse.Namespace, report: Any) -> None:
 
 
 def _print_bundle(options: argparse.Namespace, bundle: Any) -> Any:
-    from keras_resnet.export import Verification
-
-    values = bundle.manifest["verification"]
-    report = Verification.from_dict(values)
+    report = bundle.verification
     if options.json:
-        print(json.dumps({"bundle": options.out, **values}))
+        print(json.dumps({"bundle": options.out, **bundle.manifest["verification"]}))
     else:
         print(report)
         print(f"{options.out}: {bundle.model_path.stat().st_size:,} bytes")

@@ -90,7 +90,8 @@ def from_pretrained(
             a local directory of that form (`config.json` and `model.safetensors`); or a file of
             our own, which says what it is of.
         include_top: whether to keep the classifier.
-        classes: number of classes; another one than the file's starts a new classifier.
+        classes: number of classes; another one than the file's starts a new classifier, and so do
+            other `class_names`.
         input_shape: `(height, width, channels)`; None takes the configuration's.
         revision: branch, tag or commit of the hub's repository.
         progress: whether a download shows its progress.
@@ -116,7 +117,12 @@ def from_pretrained(
             f"keras_resnet.load_model. Received: {text!r}, without a config.json that names its "
             "architecture"
         )
-    fresh_head = classes is not None and classes != checkpoint.classes
+    names = options.get("class_names")
+    fresh_head = (classes is not None and classes != checkpoint.classes) or (
+        names is not None
+        and checkpoint.class_names is not None
+        and tuple(names) != tuple(checkpoint.class_names)
+    )
     if include_top and checkpoint.classes is None and classes is None:
         raise WeightsError(
             "The weights have no classifier: give `include_top=False`, or `classes` to start one. "
