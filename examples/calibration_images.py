@@ -5,12 +5,12 @@
 
 For an int8 export where no image may leave its owner. Batch normalization keeps the mean and the
 variance of every channel that the training images had at its place; images of noise are changed by
-gradient descent until a batch of them has the same (Cai et al. 2020, "ZeroQ", section 3.1), and until
-the network is sure of a class for each (Yin et al. 2020, "DeepInversion", section 3.1): without that
-the logits stay small, and the file cuts off those of real images. The noise starts with the spectrum
-of photographs, so that few steps are enough. The images show nothing to a person, and nothing to
-another network: made from several networks of one input size at once, they serve each of them.
-`--picture` draws them.
+gradient descent until a batch of them has the same (Cai et al. 2020, "ZeroQ", section 3.1), and
+the network is sure of a class for each (Yin et al. 2020, "DeepInversion", section 3.1): without
+that the logits stay small, and the file cuts off those of real images. The noise starts with the
+spectrum of photographs, so that few steps are enough. The images show nothing to a person, and
+nothing to another network: made from several networks of one input size at once, they serve each
+of them. `--picture` draws them.
 
 The file holds one array `images`, uint8 (n, height, width, 3), that `keras-resnet export
 --calibration images.npz` takes.
