@@ -10,9 +10,8 @@ import numpy as np
 from toys import warmed
 
 import keras_resnet
-from keras_resnet.export import SCHEMES, conversion
+from keras_resnet.export import SCHEMES, conversion, quantizer
 from keras_resnet.export.benchmarking import applied_delegate
-from keras_resnet.export.calibration import Calibration
 from keras_resnet.export.inspection import read_graph
 from keras_resnet.export.runtime import Runner
 from keras_resnet.export.source import SourceNetwork
@@ -89,9 +88,16 @@ class Exports:
 
     @functools.cache  # noqa: B019, there are as many as families
     def file(self, scheme: str) -> bytes:
-        """The file in a scheme."""
-        calibration = Calibration(self.pixels, "noise")
-        return conversion.convert(self.network, SCHEMES[scheme], calibration)
+        """The file in a scheme; what several have in common is computed once."""
+        if not SCHEMES[scheme].is_calibrated:
+            return conversion.convert_float(self.network, scheme)
+        options = conversion.options_of(SCHEMES[scheme], "auto")
+        return quantizer.rewrite(self.file("float32"), self.observed, options)
+
+    @functools.cached_property
+    def observed(self) -> dict[int, quantizer.Observation]:
+        """What the float32 file computes on the images."""
+        return quantizer.observe(self.file("float32"), self.pixels)
 
     def verdict(self, scheme: str):
         """The verdict on the file."""

@@ -3,7 +3,7 @@
 Run in a process of its own: a second MirroredStrategy in one process aborts the collectives of
 synchronized batch normalization, and logical devices cannot be changed once TensorFlow has started.
 
-STRATEGY is "default", "mirrored:N", or "multiworker" in each of the processes that TF_CONFIG names;
+STRATEGY is "mirrored:N", or "multiworker" in each of the processes that TF_CONFIG names;
 of those, the chief writes. PART is one or more of the functions below, in the order of running.
 
 Usage: python strategy_process.py STRATEGY OUT.npz PART ...
@@ -70,22 +70,26 @@ def train(strategy, build, steps, *changes, batch=12, **options):
     return outcome, result.model, source
 
 
-def synchronized(architecture, dtype):
+def small(blocks=(1,), dtype="float64", **options):
+    """A residual network that is quick to build, to trace and to train."""
     import keras_resnet
 
-    return lambda: keras_resnet.create_model(architecture, sync_bn=True, dtype=dtype)
+    row = keras_resnet.get_architecture("resnet20")
+    row = row.replace(name="small", blocks=blocks, widths=(4, 8)[: len(blocks)])
+    return lambda: keras_resnet.create_model(row, dtype=dtype, **options)
 
 
 def many_steps(strategy):
     """In float64, at the recipe's highest rate from the first step on."""
-    return train(strategy, synchronized("resnet20", "float64"), 30, "warmup_epochs=0")[0]
+    return train(strategy, small((1, 1), sync_bn=True), 30, "warmup_epochs=0")[0]
 
 
 def first_step(strategy):
     # The recipe as it is: its warm-up starts at a small rate. At the highest one the weights of a
     # ResNet-20 differ by 3e-5 after the step, for gradients in float32 are good to 5e-4 only: so
     # much do they change when the same examples come in another order.
-    return train(strategy, synchronized("resnet8", "float32"), 1, batch=48)[0]
+    build = small((1, 1), "float32", sync_bn=True)
+    return train(strategy, build, 1, batch=48)[0]
 
 
 def grouped(strategy):
@@ -94,7 +98,11 @@ def grouped(strategy):
 
     row = keras_resnet.get_architecture("resnext29_8x64d")
     row = row.replace(name="grouped", blocks=(1,), widths=(8,), cardinality=4, base_width=32)
-    return train(strategy, synchronized(row, "float64"), 3, "warmup_epochs=0")[0]
+
+    def build():
+        return keras_resnet.create_model(row, sync_bn=True, dtype="float64")
+
+    return train(strategy, build, 3, "warmup_epochs=0")[0]
 
 
 def tiny():
@@ -142,15 +150,6 @@ def evaluate(strategy):
     return outcome
 
 
-def small(dtype="float64", **options):
-    """A residual network that is quick to build and to train."""
-    import keras_resnet
-
-    row = keras_resnet.get_architecture("resnet8")
-    row = row.replace(name="small", blocks=(1, 1, 1), widths=(4, 8, 8))
-    return lambda: keras_resnet.create_model(row, dtype=dtype, **options)
-
-
 def flat(model):
     return np.concatenate([w.ravel() for w in model.get_weights()])
 
@@ -178,7 +177,7 @@ def frozen(strategy):
     """How many of the weights that were frozen to the end have moved."""
     keras.utils.set_random_seed(1)
     before = small()().get_weights()
-    _, model, _ = train(strategy, small(), 4, "frozen=C4", "frozen_epochs=9")
+    _, model, _ = train(strategy, small(), 4, "frozen=C2", "frozen_epochs=9")
     moved = [
         variable.path
         for variable, start in zip(model.weights, before, strict=True)
@@ -249,6 +248,13 @@ PARTS = {
 }
 
 
+def outcome(strategy, parts):
+    """What the parts give, named PART/KEY."""
+    return {
+        f"{part}/{key}": value for part in parts for key, value in PARTS[part](strategy).items()
+    }
+
+
 def main(name, out, *parts):
     devices = int(name.partition(":")[2] or 1)
     tf.config.set_logical_device_configuration(
@@ -259,11 +265,9 @@ def main(name, out, *parts):
     from keras_resnet.training.strategies import is_chief
 
     strategy = training.resolve_strategy(name)
-    outcome = {
-        f"{part}/{key}": value for part in parts for key, value in PARTS[part](strategy).items()
-    }
+    arrays = outcome(strategy, parts)
     if is_chief(strategy):
-        np.savez(out, **outcome)
+        np.savez(out, **arrays)
 
 
 if __name__ == "__main__":

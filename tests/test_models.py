@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import gc
 import inspect
 import json
 import math
@@ -18,7 +17,7 @@ from processes import run_python
 from toys import shapes_only
 
 import keras_resnet
-from keras_resnet import Preprocessing, WeightsError
+from keras_resnet import Preprocessing, WeightsError, counting
 from keras_resnet.architecture import BUILDERS, get_counts
 from keras_resnet.models import split_head
 
@@ -201,8 +200,7 @@ def test_every_network_is_counted_here():
 
 @pytest.fixture(scope="module", params=COUNTS)
 def network(request):
-    size = 32 if keras_resnet.get_architecture(request.param).stem == "cifar" else 64
-    return shapes_of(request.param, input_shape=(size, size, 3))
+    return shapes_of(request.param)
 
 
 def test_parameters_are_those_of_the_source(network):
@@ -211,6 +209,15 @@ def test_parameters_are_those_of_the_source(network):
     known = get_counts(network.name)
     assert (known.parameters, known.statistics) == COUNTS[network.name]
     assert network.output_shape == (None, network.architecture.classes)
+
+
+def test_the_table_of_counts_is_of_the_built_networks(network):
+    stages = counting.count(network)
+    assert [stage.stage for stage in stages] == ["stem", *network.architecture.levels, "head"]
+    of_table = vars(get_counts(network.name))
+    assert list(of_table) == ["parameters", "statistics", "multiply_adds"]
+    found = {key: sum(getattr(stage, key) for stage in stages) for key in of_table}
+    assert found == of_table, "not current: make generate"
 
 
 def test_biases_are_where_the_source_has_them(network):
@@ -372,32 +379,40 @@ def test_resnet50v2_strides_at_the_end_of_its_stages():
 
 
 @on_tensorflow
-def test_resnet1202_builds_runs_saves_and_loads(tmp_path, request):
-    # Millions of small objects stay alive here; going through them takes a quarter of the time.
-    gc.disable()
-    request.addfinalizer(gc.enable)
+def test_resnet1202_is_built_and_taken_apart():
     limit = sys.getrecursionlimit()
-    model = keras_resnet.ResNet1202()
+    model = shapes_of("resnet1202")
     assert counts(model) == (19_421_274, cifar_statistics(1202))
-    model.save(tmp_path / "deep.keras")
-    loaded = keras_resnet.load_model(tmp_path / "deep.keras")
-    assert loaded.architecture == keras_resnet.get_architecture("resnet1202")
-    assert loaded.input_shape == (None, 32, 32, 3)
-    assert loaded.output_shape == (None, 10)
-    for before, after in zip(model.get_weights(), loaded.get_weights(), strict=True):
-        np.testing.assert_array_equal(before, after)
-    # Untrained, so deep a network overflows on any image but the grey one, which is all zeros; an
-    # export of what is not finite is refused.
-    images = np.stack([np.zeros((32, 32, 3), np.float32), random_images(32, 32, 3)])
-    grey, other = run(loaded, images)
-    np.testing.assert_allclose(grey, 0.1, atol=1e-6)
-    assert not np.isfinite(other).any()
+    assert model.input_shape == (None, 32, 32, 3)
     # What training, export and detection take from it.
-    logits, are_logits = split_head(loaded)
+    logits, are_logits = split_head(model)
     assert (logits.output_shape, are_logits) == ((None, 10), True)
-    features = keras_resnet.feature_model(loaded, ("C2", "C4")).output
+    features = keras_resnet.feature_model(model, ("C2", "C4")).output
     assert {k: v.shape[1:] for k, v in features.items()} == {"C2": (32, 32, 16), "C4": (8, 8, 64)}
     assert sys.getrecursionlimit() == limit
+
+
+@on_tensorflow
+def test_a_network_deeper_than_pythons_stack_saves_and_loads(tmp_path):
+    """With less room than usual: ResNet-1202, which exceeds that, takes a minute."""
+    limit = sys.getrecursionlimit()
+    row = keras_resnet.get_architecture("resnet20")
+    row = row.replace(name="deep", blocks=(30, 30, 30), widths=(4, 4, 4))
+    model = keras_resnet.create_model(row)
+    path = tmp_path / "deep.keras"
+    room = len(inspect.stack(0)) + 150  # Keras takes two frames per block
+    try:
+        sys.setrecursionlimit(room)
+        with pytest.raises(RecursionError):
+            keras.Model(model.inputs, model.outputs)
+        model.save(path)
+        loaded = keras_resnet.load_model(path)
+        assert sys.getrecursionlimit() == room
+    finally:
+        sys.setrecursionlimit(limit)
+    assert loaded.architecture == row
+    images = random_images(2, 32, 32, 3)
+    np.testing.assert_array_equal(run(loaded, images), run(model, images))
 
 
 def test_a_saved_network_opens_in_a_process_that_imported_nothing_else(tmp_path):
@@ -818,7 +833,7 @@ def test_sizes_round_up_at_every_stride(kind, shortcut):
     }[kind]
     arguments = {"include_top": False, "shortcut": shortcut}
     open_model = build(input_shape=(None, None, 3), **arguments)
-    for height, width in ((32, 32), (33, 33), (47, 47), (33, 47)):
+    for height, width in ((32, 32), (33, 47)):
         model = build(input_shape=(height, width, 3), **arguments)
         expected = (halved(height, strides), halved(width, strides), channels)
         assert model.output_shape == (None, *expected)
@@ -866,7 +881,7 @@ def test_a_classifier_takes_open_sizes_too():
         np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-6)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 6])
+@pytest.mark.parametrize("channels", [1, 6])
 @pytest.mark.parametrize("build", [keras_resnet.ResNet8, tiny], ids=["cifar", "imagenet"])
 def test_images_may_have_any_number_of_channels(build, channels):
     model = build(input_shape=(32, 32, channels))

@@ -1,5 +1,6 @@
 """All schemes, for all families, in every form that a file can have."""
 
+import functools
 from pathlib import Path
 
 import keras
@@ -59,6 +60,18 @@ def network(small):
     return SourceNetwork(small, small.preprocessing)
 
 
+@pytest.fixture(scope="module")
+def features():
+    keras.utils.set_random_seed(0)
+    model = warmed(keras_resnet.feature_model(SMALL, input_shape=CIFAR))
+    return SourceNetwork(model, model.preprocessing, "features")
+
+
+@pytest.fixture(scope="module")
+def logits(small):
+    return SourceNetwork(small, small.preprocessing, "logits")
+
+
 NOISE = Calibration(images(16, CIFAR), "noise")
 PIXELS = images(6, CIFAR)[::-1]
 
@@ -67,15 +80,22 @@ def convert(network, scheme, **options):
     return conversion.convert(network, SCHEMES[scheme], NOISE, **options)
 
 
+@pytest.fixture(scope="module")
+def alone(network):
+    """The probabilities of the images, one by one, from the file in a scheme."""
+    return functools.cache(lambda scheme: Runner(convert(network, scheme))(PIXELS))
+
+
 class TestBatch:
-    @pytest.mark.parametrize("scheme", SCHEMES)
-    @pytest.mark.parametrize("batch", [4, "dynamic"])
-    def test_images_in_a_batch_are_classified_as_alone(self, network, scheme, batch):
-        alone = Runner(convert(network, scheme))(PIXELS)
+    @pytest.mark.parametrize(
+        ("batch", "scheme"),
+        [*(("dynamic", scheme) for scheme in SCHEMES), (4, "float32"), (4, "int8")],
+    )
+    def test_images_in_a_batch_are_classified_as_alone(self, network, alone, scheme, batch):
         runner = Runner(convert(network, scheme, batch=batch))
         expected = -1 if batch == "dynamic" else batch
         assert runner.interpreter.get_input_details()[0]["shape_signature"][0] == expected
-        np.testing.assert_allclose(runner(PIXELS), alone, atol=2e-3)
+        np.testing.assert_allclose(runner(PIXELS), alone(scheme), atol=2e-3)
 
     @pytest.mark.parametrize("batch", [0, -1, 1.0, True, "many", None])
     def test_what_is_no_batch_size_is_refused(self, network, batch):
@@ -112,23 +132,19 @@ class TestEnds:
             convert(network, scheme, io="int4")
 
     @pytest.mark.parametrize("scheme", SCHEMES)
-    def test_logits_rank_as_probabilities_do(self, small, network, scheme):
-        of_logits = SourceNetwork(small, small.preprocessing, "logits")
-        runner = Runner(convert(of_logits, scheme))
+    def test_logits_rank_as_probabilities_do(self, logits, alone, scheme):
+        runner = Runner(convert(logits, scheme))
         assert runner.outputs == ("logits",)
         scores = runner(PIXELS).astype(np.float64)
         powers = np.exp(scores)
         actual = powers / powers.sum(axis=1, keepdims=True)
-        np.testing.assert_allclose(actual, Runner(convert(network, scheme))(PIXELS), atol=1e-3)
+        np.testing.assert_allclose(actual, alone(scheme), atol=1e-3)
 
     @pytest.mark.parametrize("scheme", SCHEMES)
-    def test_features_come_out_under_their_names(self, scheme):
-        keras.utils.set_random_seed(0)
-        model = warmed(keras_resnet.feature_model(SMALL, input_shape=CIFAR))
-        source = SourceNetwork(model, model.preprocessing, "features")
-        runner = Runner(convert(source, scheme))
+    def test_features_come_out_under_their_names(self, features, scheme):
+        runner = Runner(convert(features, scheme))
         assert runner.outputs == ("C2", "C3", "C4")
-        expected, actual = source.predict(PIXELS), runner(PIXELS)
+        expected, actual = features.predict(PIXELS), runner(PIXELS)
         for name in runner.outputs:
             error = np.sqrt(np.square(expected[name] - actual[name]).mean())
             assert error < 0.05 * expected[name].std(), name

@@ -69,9 +69,15 @@ def logits(model, pixels):
     return keras.ops.convert_to_numpy(model(keras.ops.convert_to_tensor(pixels), training=False))
 
 
-@pytest.mark.parametrize("legacy", [False, True])
-@pytest.mark.parametrize("wrapped", [None, "state_dict", "model"])
-@pytest.mark.parametrize("suffix", [".pth", ".bin"])
+@pytest.mark.parametrize(
+    ("suffix", "wrapped", "legacy"),
+    [
+        (".pth", None, False),
+        (".bin", "state_dict", False),
+        (".pth", "model", True),
+        (".bin", None, True),
+    ],
+)
 def test_a_file_of_pytorch_loads(suffix, wrapped, legacy, network, tmp_path):
     content = network.state_dict()
     if wrapped is not None:
