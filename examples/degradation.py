@@ -199,7 +199,7 @@ def draw_gradients(names: Sequence[str], runs: Sequence[Run], path: Path) -> Non
         axes.set(title=name, xlabel="convolution, from the input on")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("norm of the gradient of its kernel")
-    panels[-1].legend()
+    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside right upper")
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=110)
 

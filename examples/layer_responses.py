@@ -41,7 +41,11 @@ def responses(run: Run) -> dict[str, float]:
     ]
     outputs = keras.Model(model.input, [model.get_layer(name).output for name in names])
     arrays = outputs.predict(run.preprocessing(images), verbose=0)
-    return {name: float(np.std(array)) for name, array in zip(names, arrays, strict=True)}
+    # Those of a training in half precision are too coarse to be summed as they are.
+    return {
+        name: float(np.std(array.astype(np.float32)))
+        for name, array in zip(names, arrays, strict=True)
+    }
 
 
 def draw(measured: dict[str, dict[str, float]], path: Path) -> None:
