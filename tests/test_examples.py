@@ -106,9 +106,7 @@ def test_the_degradation_experiment_draws_and_tabulates_what_it_trained(tmp_path
     out = run_example(script, "runs/resnet8-A", "--csv", "r.csv", cwd=tmp_path)
     name, layers, mean, *_ = out.splitlines()[-1].split()
     assert (name, layers) == ("resnet8-A", "7")
-    assert (
-        0.5 < float(mean) < 2
-    )  # summed in half precision, a tenth of that
+    assert 0.5 < float(mean) < 2  # summed in half precision, a tenth of that
     assert (tmp_path / "layer_responses.png").stat().st_size > 10_000
     assert len((tmp_path / "r.csv").read_text().splitlines()) == 8
 
