@@ -54,11 +54,11 @@ SIZE, CALIBRATION, UNTIMED = 224, 20, 2
 INSTALL = "pip install '.[inference]'"
 
 
-def images(count: int) -> np.ndarray:
-    """Made up, in patches: uint8 `(count, 224, 224, 3)`, with both 0 and 255 in it."""
+def images(count: int, size: int = SIZE) -> np.ndarray:
+    """Made up, in patches: uint8 `(count, size, size, 3)`, with both 0 and 255 in it."""
     rng = np.random.default_rng(0)
-    patches = rng.integers(0, 256, (count, 14, 14, 3)).repeat(16, 1).repeat(16, 2)
-    noise = rng.integers(-20, 21, (count, SIZE, SIZE, 3))
+    patches = rng.integers(0, 256, (count, size // 16, size // 16, 3)).repeat(16, 1).repeat(16, 2)
+    noise = rng.integers(-20, 21, (count, size, size, 3))
     return np.clip(patches + noise, 0, 255).astype(np.uint8)
 
 
@@ -77,7 +77,18 @@ def warmed(model: Any, batch: np.ndarray) -> Any:
 
 
 def prepare_ours(path: Path) -> None:
-    """As `to_tflite` does it, but nothing is verified: the network knows nothing."""
+    """The package's own file."""
+    untrained_file("resnet50", "int8", path)
+
+
+def untrained_file(name: str, scheme: str, path: Path) -> None:
+    """As `to_tflite` does it, but nothing is verified: the network knows nothing.
+
+    Args:
+        name: of a builder for photographs.
+        scheme: of quantization.
+        path: of the `.tflite` file to write.
+    """
     import keras_resnet
     from keras_resnet.export.calibration import choose
     from keras_resnet.export.conversion import convert
@@ -85,12 +96,14 @@ def prepare_ours(path: Path) -> None:
     from keras_resnet.export.source import SourceNetwork
     from keras_resnet.export.stem import fold_stem
 
-    model = keras_resnet.ResNet50()
+    model = keras_resnet.create_model(name)
+    size = model.input_shape[1:]
     preprocessing = keras_resnet.Preprocessing.from_model(model)
-    warmed(model, preprocessing(images(8)))
-    calibration = choose(images(CALIBRATION), model.input_shape[1:], preprocessing, CALIBRATION)
-    network = SourceNetwork(model, preprocessing)
-    path.write_bytes(fold_stem(convert(network, get_scheme("int8"), calibration)))
+    warmed(model, preprocessing(images(8, size[0])))
+    chosen = get_scheme(scheme)
+    calibration = choose(images(CALIBRATION, size[0]), size, preprocessing, CALIBRATION)
+    content = convert(SourceNetwork(model, preprocessing), chosen, calibration)
+    path.write_bytes(fold_stem(content) if scheme == "int8" else content)
 
 
 def prepare_keras(path: Path) -> None:

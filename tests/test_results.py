@@ -55,3 +55,32 @@ def test_what_was_not_run_has_a_command_that_would():
     assert len(commands) >= 3
     for command in commands:
         assert cli.make_parser().parse_args(shlex.split(command)).command == "train"
+
+
+def column(path, *key):
+    """The floating-point figures of the last column, of the rows that begin so."""
+    with (DOCS / path).open(newline="") as file:
+        return [float(row[-1]) for row in csv.reader(file) if row[: len(key)] == list(key)]
+
+
+def test_the_gradients_that_are_told_are_those_that_were_noted():
+    page = (DOCS / "residual_learning.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| ([\w-]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", page, flags=re.MULTILINE
+    )
+    assert len(rows) == 4
+    for name, *told in rows:
+        norms = column(f"degradation/{name.lower().replace('-', '')}-gradients.csv", "0")
+        first, last = statistics.fmean(norms[1:6]), statistics.fmean(norms[-5:])
+        for text, value in zip(told, (first, last, first / last), strict=True):
+            assert float(text) == pytest.approx(value, rel=0.02)
+
+
+def test_the_layer_responses_that_are_told_are_those_that_were_measured():
+    page = (DOCS / "residual_learning.md").read_text(encoding="utf-8")
+    (told,) = re.findall(
+        r"([\d.]+) in plain-20, ([\d.]+) in ResNet-20 and ([\d.]+) in ResNet-56", page
+    )
+    for text, name in zip(told, ("plain20", "resnet20", "resnet56"), strict=True):
+        values = column("residual_learning/layer_responses.csv", name)
+        assert text == f"{statistics.fmean(values):.2f}"

@@ -282,12 +282,12 @@ def test_a_client_that_goes_away_leaves_the_others_alone(server, capfd):
 def test_it_serves_until_it_is_interrupted_and_frees_its_port(bundle, page):
     code = f"""
 from keras_resnet.export.serving import Server
-with Server([{str(bundle)!r}], port=0, page={str(page)!r}) as server:
-    print(server.url, flush=True)
-    try:
+try:
+    with Server([{str(bundle)!r}], port=0, page={str(page)!r}) as server:
+        print(server.url, flush=True)
         server.wait()
-    except KeyboardInterrupt:
-        print("interrupted")
+except KeyboardInterrupt:
+    print("interrupted")
 """
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

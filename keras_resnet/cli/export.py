@@ -459,11 +459,13 @@ def _classify(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     from keras_resnet.export.serving import Server
 
-    with Server(options.bundles, port=options.port, page=options.page) as server:
+    with (
+        Server(options.bundles, port=options.port, page=options.page) as server,
+        contextlib.suppress(KeyboardInterrupt),
+    ):
         if options.json:
             print(json.dumps({"url": server.url, "bundles": server.names}), flush=True)
         else:
             print(f"{', '.join(server.names)}: {server.url} (Ctrl-C stops)", flush=True)
-        with contextlib.suppress(KeyboardInterrupt):
-            server.wait()
+        server.wait()
     return 0

@@ -44,8 +44,8 @@ def main(directory: Path) -> None:
         for name, options in DIGITS.items():
             export.to_tflite(model, directory / f"{prefix}{name}", **common, **options)
     model = keras_resnet.ResNet20(weights="cifar10")
+    images = calibration_images("cifar10/resnet20")
     for name, options in CIFAR10.items():
-        images = calibration_images("cifar10/resnet20")
         export.to_tflite(model, directory / name, calibration=images, **options)
     # Colors tell RGB from BGR: digits are grey.
     coarse = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), np.uint8)

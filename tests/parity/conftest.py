@@ -1,23 +1,17 @@
-"""Makes `peers`, the module beside this file, importable, and sums up what was measured."""
+"""What the comparisons share; a framework is imported where it is used, not by every process."""
 
-import importlib.util
-import sys
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from keras_resnet import layers
-
-_spec = importlib.util.spec_from_file_location("peers", Path(__file__).with_name("peers.py"))
-sys.modules["peers"] = peers = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(peers)
-
 
 @pytest.fixture(autouse=True)
 def _no_start_values(monkeypatch):
     """Networks here get a peer's weights: drawing values for them first takes a while."""
+    from keras_resnet import layers
+
     monkeypatch.setattr(
         layers.FanOutNormal, "__call__", lambda _, shape, dtype=None: np.zeros(shape, "f")
     )
@@ -26,6 +20,7 @@ def _no_start_values(monkeypatch):
 @pytest.fixture
 def assert_same(record_property):
     """Compares a network's outputs, by name, with its peer's; the figure goes into the summary."""
+    import peers
 
     def compare(ours, theirs):
         difference = peers.largest_difference(ours, theirs)

@@ -26,6 +26,11 @@ NAMES = [name for name, (_, changes) in catalog.TIMM.items() if not changes] + [
     "resnet26",
     "resnext50d_32x4d",
 ]
+if not ON_TENSORFLOW:  # deeper ones of a kind would be the same again
+    kinds = {
+        catalog.from_timm(n).replace(name="", source="", blocks=BLOCKS): n for n in NAMES[::-1]
+    }
+    NAMES = list(kinds.values())[::-1]
 
 ROWS = {name: row for name, (row, changes) in catalog.TIMM.items() if not changes}
 

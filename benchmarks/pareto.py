@@ -1,0 +1,93 @@
+"""The pictures to choose a network by: accuracy against latency and size.
+
+    python benchmarks/pareto.py --evaluation folder:cifar/report --out docs/choosing
+
+`cifar10.png` shows the networks of `weights="cifar10"` in every scheme, with the accuracy of the
+exported file on the evaluation images (test split). `imagenet.png` shows builders for ImageNet with
+random weights, so without an accuracy: latency and size do not depend on what a network has
+learned. Nothing is verified there, for want of anything to agree about. A `.json` beside each
+picture has the figures. One thread, one image at a time, all files taking turns.
+
+Do it on a machine that does nothing else; the load before it began is among the figures.
+"""
+
+import argparse
+import dataclasses
+import json
+import tempfile
+from pathlib import Path
+
+from inference import untrained_file
+
+from keras_resnet import export, from_pretrained
+from keras_resnet.export.pareto import draw
+from keras_resnet.files import atomic_file
+from keras_resnet.weights import calibration_images
+from keras_resnet.weights.catalog import CIFAR10_FILES
+
+SCHEMES = ("float32", "float16", "dynamic_int8", "int8", "int16x8")
+IMAGENET = (
+    *("resnet18", "resnet34", "resnet50", "resnet50_v1_5", "resnet50d", "resnetblur50"),
+    *("seresnet50", "ecaresnet50d", "resnetrs50", "resnext50_32x4d", "wide_resnet50_2"),
+    *("resnet101", "resnet152"),
+)
+IMAGENET_SCHEMES = ("float32", "int8")
+
+
+def cifar10(directory: Path, evaluation: str) -> list[Path]:
+    """A verified bundle of every network and scheme."""
+    paths = []
+    for name in CIFAR10_FILES:
+        model = from_pretrained(f"cifar10/{name}")
+        calibration = calibration_images(f"cifar10/{name}")
+        for scheme in SCHEMES:
+            paths.append(directory / f"{name}-{scheme}")
+            options = {"calibration": calibration, "evaluation": evaluation}
+            export.to_tflite(model, paths[-1], scheme, **options)
+    return paths
+
+
+def imagenet(directory: Path) -> dict[Path, str]:
+    """A file of every network and scheme, and the network's name."""
+    paths = {}
+    for name in IMAGENET:
+        for scheme in IMAGENET_SCHEMES:
+            path = directory / f"{name}-{scheme}.tflite"
+            untrained_file(name, scheme, path)
+            paths[path] = name
+    return paths
+
+
+def keep(measured: export.Benchmark, out: Path) -> None:
+    """The picture and the figures, and a table to read."""
+    draw(measured, out.with_suffix(".png"))
+    with atomic_file(out.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(measured.to_dict(), indent=1) + "\n", encoding="utf-8")
+    print(measured)
+
+
+def main() -> None:
+    """Measures both kinds, one after the other."""
+    parser = argparse.ArgumentParser(description="Draw accuracy against latency and size.")
+    parser.add_argument("--evaluation", required=True, help="data source of CIFAR-10's classes")
+    parser.add_argument("--out", type=Path, required=True, help="directory of the pictures")
+    parser.add_argument("--seconds", type=float, default=10, help="of each file; default: 10")
+    parser.add_argument("--queries", type=int, default=64, help="of each file; default: 64")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    lengths = {"seconds": options.seconds, "queries": options.queries}
+    with tempfile.TemporaryDirectory() as directory:
+        bundles = cifar10(Path(directory), options.evaluation)
+        keep(export.benchmark(bundles, **lengths), options.out / "cifar10")
+        files = imagenet(Path(directory))
+        measured = export.benchmark(list(files), **lengths)
+        named = [
+            dataclasses.replace(measurement, network=name)
+            for measurement, name in zip(measured.measurements, files.values(), strict=True)
+        ]
+        measured = dataclasses.replace(measured, measurements=tuple(named))
+        keep(measured, options.out / "imagenet")
+
+
+if __name__ == "__main__":
+    main()
