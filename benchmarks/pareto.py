@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import json
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from inference import untrained_file
@@ -32,18 +33,19 @@ IMAGENET = (
     *("resnet101", "resnet152"),
 )
 IMAGENET_SCHEMES = ("float32", "int8")
+PICTURES = ("cifar10", "imagenet")
 
 
-def cifar10(directory: Path, evaluation: str) -> list[Path]:
-    """A verified bundle of every network and scheme."""
-    paths = []
+def cifar10(directory: Path, evaluation: str) -> dict[Path, str]:
+    """A verified bundle of every network and scheme, and the network's name."""
+    paths = {}
     for name in CIFAR10_FILES:
         model = from_pretrained(f"cifar10/{name}")
         calibration = calibration_images(f"cifar10/{name}")
         for scheme in SCHEMES:
-            paths.append(directory / f"{name}-{scheme}")
-            options = {"calibration": calibration, "evaluation": evaluation}
-            export.to_tflite(model, paths[-1], scheme, **options)
+            path = directory / f"{name}-{scheme}"
+            export.to_tflite(model, path, scheme, calibration=calibration, evaluation=evaluation)
+            paths[path] = name
     return paths
 
 
@@ -58,8 +60,14 @@ def imagenet(directory: Path) -> dict[Path, str]:
     return paths
 
 
-def keep(measured: export.Benchmark, out: Path) -> None:
+def keep(measured: export.Benchmark, names: Iterable[str], out: Path) -> None:
     """The picture and the figures, and a table to read."""
+    named = zip(measured.measurements, names, strict=True)
+    measurements = tuple(
+        dataclasses.replace(each, network=name, name=each.name.removesuffix(".tflite"))
+        for each, name in named
+    )
+    measured = dataclasses.replace(measured, measurements=measurements)
     draw(measured, out.with_suffix(".png"))
     with atomic_file(out.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(measured.to_dict(), indent=1) + "\n", encoding="utf-8")
@@ -67,26 +75,29 @@ def keep(measured: export.Benchmark, out: Path) -> None:
 
 
 def main() -> None:
-    """Measures both kinds, one after the other."""
+    """Measures both kinds, one after the other, or the one that is asked for."""
     parser = argparse.ArgumentParser(description="Draw accuracy against latency and size.")
-    parser.add_argument("--evaluation", required=True, help="data source of CIFAR-10's classes")
+    parser.add_argument("--pictures", nargs="+", choices=PICTURES, default=PICTURES)
+    parser.add_argument("--evaluation", help="data source of CIFAR-10's classes, for cifar10")
     parser.add_argument("--out", type=Path, required=True, help="directory of the pictures")
     parser.add_argument("--seconds", type=float, default=10, help="of each file; default: 10")
     parser.add_argument("--queries", type=int, default=64, help="of each file; default: 64")
     options = parser.parse_args()
+    if "cifar10" in options.pictures and not options.evaluation:
+        parser.error("cifar10 needs --evaluation, e.g. folder:cifar/report; or --pictures imagenet")
     options.out.mkdir(parents=True, exist_ok=True)
-    lengths = {"seconds": options.seconds, "queries": options.queries}
-    with tempfile.TemporaryDirectory() as directory:
-        bundles = cifar10(Path(directory), options.evaluation)
-        keep(export.benchmark(bundles, **lengths), options.out / "cifar10")
-        files = imagenet(Path(directory))
-        measured = export.benchmark(list(files), **lengths)
-        named = [
-            dataclasses.replace(measurement, network=name)
-            for measurement, name in zip(measured.measurements, files.values(), strict=True)
-        ]
-        measured = dataclasses.replace(measured, measurements=tuple(named))
-        keep(measured, options.out / "imagenet")
+    for picture in options.pictures:
+        with tempfile.TemporaryDirectory() as name:
+            directory = Path(name)
+            files = (
+                cifar10(directory, options.evaluation)
+                if picture == "cifar10"
+                else imagenet(directory)
+            )
+            measured = export.benchmark(
+                list(files), seconds=options.seconds, queries=options.queries
+            )
+            keep(measured, files.values(), options.out / picture)
 
 
 if __name__ == "__main__":

@@ -217,8 +217,9 @@ class Graph:
 
         A name from `SCHEMES`, or `"mixed"` where the layers do not agree.
         """
-        small = self._small_weights()
-        kinds = set()
+        small, classifier = self._small_weights(), self._float_classifier()
+        kinds: set[tuple[str, str, str]] = set()
+        of_classifier: set[tuple[str, str, str]] = set()
         for op, x, weights in self._weighted():
             y = self.tensors[op.outputs[0]]
             if weights.index in small and x.dtype == y.dtype == weights.dtype == "float32":
@@ -228,7 +229,10 @@ class Graph:
             stored = self.source(weights.index).dtype
             if weights.dtype == "float32" and stored not in ("float32", "float16"):
                 stored = "widened " + stored
-            kinds.add((x.dtype, stored, y.dtype))
+            kind = (x.dtype, stored, y.dtype)
+            (of_classifier if op in classifier else kinds).add(kind)
+        if of_classifier != {("float32", "int8", "float32")} or kinds != {("int8", "int8", "int8")}:
+            kinds |= of_classifier
         names = {
             ("float32", "float32", "float32"): "float32",
             ("float32", "float16", "float32"): "float16",
@@ -262,20 +266,37 @@ class Graph:
     def _flows_in(self, dtypes: set[str]) -> bool:
         """Whether floating-point numbers come only in, by a QUANTIZE, or out.
 
-        Out is a DEQUANTIZE at an end, or in front of a SOFTMAX that is an end.
+        Out is a DEQUANTIZE at an end, or in front of a classifier in float32.
         """
-        ends = set(self.outputs)
-        last = [op for op in self.operators if op.name == "SOFTMAX" and ends & {*op.outputs}]
-        ends |= {i for op in last for i in op.inputs}
+        classifier = self._float_classifier()
+        ends = {*self.outputs, *(i for op in classifier for i in op.inputs)}
         operators = [
             op
             for op in self.operators
             if not (op.name == "QUANTIZE" and {*self.inputs} & {*op.inputs})
-            and not (op.name in ("DEQUANTIZE", "SOFTMAX") and ends & {*op.outputs})
+            and not (op.name == "DEQUANTIZE" and ends & {*op.outputs})
+            and op not in classifier
         ]
         used = {i for op in operators for i in (*op.inputs, *op.outputs) if i >= 0}
         # 32- and 64-bit integers are biases, shapes, axes, and the numbers of classes.
         return {self.tensors[i].dtype for i in used} <= dtypes | {"int8", "int32", "int64"}
+
+    def _float_classifier(self) -> list[Operator]:
+        """What gives scores in float32, of an 8-bit file: SOFTMAX, a dense layer, its mean."""
+        found, wanted = [], {*self.outputs}
+        for name in ("SOFTMAX", "FULLY_CONNECTED", "MEAN"):
+            for op in self.operators:
+                if op.name == name and wanted & {*op.outputs} and self._takes_float(op):
+                    found.append(op)
+                    wanted.update(op.inputs[:1])
+        return found
+
+    def _takes_float(self, op: Operator) -> bool:
+        """Whether it goes from float32 to float32, with 8-bit weights if it has any."""
+        dtypes = [self.tensors[i].dtype for i in (*op.inputs[:2], *op.outputs) if i >= 0]
+        if op.name == "FULLY_CONNECTED":
+            return dtypes == ["float32", "int8", "float32"]
+        return {*dtypes[:1], *dtypes[-1:]} == {"float32"}
 
     def _small_weights(self) -> set[int]:
         """Float weights that TFLite's dynamic quantization leaves alone: under 1,024 values.

@@ -10,6 +10,10 @@ scale and a zero point per tensor, weights are symmetric int8 with a scale per o
 biases int32. In `int16x8` activations are symmetric int16 and biases int64. Operators that are not
 known here stay in float32 between a DEQUANTIZE and a QUANTIZE.
 
+Where float32 comes out, a classifier's mean over the image and its dense layer take the dequantized
+features: logits in 8 bits tie in every hundredth image. The dense layer's weights are int8 all the
+same; its kernel rounds the features, with a scale for every image.
+
 Needs ai-edge-litert and numpy alone.
 """
 
@@ -57,6 +61,8 @@ _VERSIONS = {
     "SLICE": (2, 4), "SOFTMAX": (2, 3), "STRIDED_SLICE": (2, 4), "SUB": (2, 5), "TANH": (2, 3),
     "TRANSPOSE": (2, 4),
 }  # fmt: skip
+# ... of a dense layer with int8 weights between float32 tensors: one scale, one per output.
+_DENSE_VERSIONS = (9, 12)
 _OPERATORS = {
     number: name for name, number in vars(schema.BuiltinOperator).items() if name.isupper()
 }
@@ -220,6 +226,7 @@ class _Rewriter:
         """Rewrites the model in place."""
         graph, inputs = self.graph, [int(i) for i in self.graph.inputs]
         operators = list(graph.operators)
+        self.classifier = self._float_classifier()
         self.quantized = [self._is_quantizable(i) for i in range(len(operators))]
         skipped = self._absorbed_preprocessing() if self.options.source != "float32" else {}
         self.params = self._choose_params(skipped)
@@ -229,6 +236,8 @@ class _Rewriter:
                 continue
             if self.quantized[i]:
                 self._emit_quantized(self.names[i], operator)
+            elif i in self.classifier and self.names[i] == "FULLY_CONNECTED":
+                self._emit_dense(operator)
             else:
                 self._emit_float(operator)
         names = [self._tensor_name(int(i)) for i in graph.outputs]
@@ -261,13 +270,46 @@ class _Rewriter:
             and self._constant(index) is None
         )
 
+    def _float_classifier(self) -> set[int]:
+        """The dense layer that gives float32 logits, and the mean that it takes."""
+        if self.is_16 or self.options.target != "float32":
+            return set()
+        found = set()
+        for output in map(int, self.graph.outputs):
+            number = self._origin(output)
+            if number is not None and self.names[number] == "SOFTMAX":
+                number = self._origin(int(self.graph.operators[number].inputs[0]))
+            if number is None or self.names[number] != "FULLY_CONNECTED":
+                continue
+            features, weights, *_ = map(int, self.graph.operators[number].inputs)
+            if self._constant(weights) is None or not self._is_activation(features):
+                continue
+            if self._is_kept(number):
+                continue
+            found.add(number)
+            mean = self._origin(features)
+            if mean is not None and self.names[mean] == "MEAN" and not self._is_output(features):
+                found.add(mean)
+        return found
+
+    def _origin(self, index: int) -> int | None:
+        """The number of the operator that computes a tensor."""
+        for number, operator in enumerate(self.graph.operators):
+            if index in map(int, operator.outputs):
+                return number
+        return None
+
+    def _is_kept(self, number: int) -> bool:
+        outputs = map(int, self.graph.operators[number].outputs)
+        return any(self._tensor_name(i) in self.options.keep_float for i in outputs)
+
     def _is_quantizable(self, number: int) -> bool:
         operator, name = self.graph.operators[number], self.names[number]
         outputs = [int(i) for i in operator.outputs]
         known = name in _KNOWN or (name in _OWN_SCALE_8_BIT and not self.is_16)
         if not known or not all(self._is_activation(i) for i in outputs):
             return False
-        if any(self._tensor_name(i) in self.options.keep_float for i in outputs):
+        if number in self.classifier or self._is_kept(number):
             return False
         if name in _WEIGHTED and self._constant(int(operator.inputs[1])) is None:
             return False
@@ -456,6 +498,22 @@ class _Rewriter:
             self.real[i] = i
         self.emitted.append(operator)
 
+    def _emit_dense(self, operator: schema.OperatorT) -> None:
+        """Float32 features, int8 weights, float32 logits."""
+        name, inputs, output = (
+            "FULLY_CONNECTED",
+            [int(i) for i in operator.inputs],
+            int(operator.outputs[0]),
+        )
+        rounded, scales, bias = self._rounded_weights(name, inputs, np.inf)
+        is_per_channel = self.options.per_channel_dense
+        weights = self._new_constant(inputs[1], rounded, scales if is_per_channel else scales[:1])
+        biases = self._new_constant(_bias_or_weights(inputs), bias.astype(np.float32))
+        operator.builtinOptions.asymmetricQuantizeInputs = True
+        version = _DENSE_VERSIONS[is_per_channel]
+        self._emit(name, [self._as_real(inputs[0]), weights, biases], [output], operator, version)
+        self.real[output] = output
+
     def _emit_quantized(self, name: str, operator: schema.OperatorT) -> None:
         inputs = [int(i) for i in operator.inputs]
         output = int(operator.outputs[0])
@@ -489,27 +547,38 @@ class _Rewriter:
             return index
         scale, zero_point = self._params(float(constant.min()), float(constant.max()))
         values = self._rounded(constant / np.float64(scale) + zero_point)
-        return self._new_constant(index, values, [scale], [zero_point])
+        return self._new_constant(index, values, [scale], zero_points=[zero_point])
 
     def _weighted_inputs(self, name: str, inputs: list[int]) -> list[int]:
+        scale_in, _ = self.params[inputs[0]]
+        source = self._as_integer(inputs[0])
+        rounded, scales, bias = self._rounded_weights(name, inputs, scale_in * _LARGEST_BIAS)
+        steps = np.float64(scale_in) * scales
+        bias_type = np.int64 if self.is_16 else np.int32
+        listed = len(scales) if name != "FULLY_CONNECTED" or self.options.per_channel_dense else 1
+        biases = np.round(bias / steps).astype(bias_type)
+        return [
+            source,
+            self._new_constant(inputs[1], rounded, scales[:listed], _WEIGHTED[name]),
+            self._new_constant(_bias_or_weights(inputs), biases, steps[:listed]),
+        ]
+
+    def _rounded_weights(
+        self, name: str, inputs: list[int], largest_bias: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Weights as int8, a scale for every output channel, and the real bias."""
         weights = np.asarray(self._constant(inputs[1]))  # `_is_quantizable` has seen to it
         bias = self._constant(inputs[2]) if len(inputs) > 2 and inputs[2] >= 0 else None
         axis = _WEIGHTED[name]
         channels = weights.shape[axis]
         bias = np.zeros(channels) if bias is None else bias.astype(np.float64)
-        scale_in, _ = self.params[inputs[0]]
-        source = self._as_integer(inputs[0])
 
-        per_channel = name != "FULLY_CONNECTED" or self.options.per_channel_dense
         others = tuple(a for a in range(weights.ndim) if a != axis)
-        largest = np.abs(weights).max(axis=others).astype(np.float64)
-        if not per_channel:
-            largest = np.full_like(largest, largest.max())
-        scales = (largest / 127).astype(np.float32)
+        scales = (np.abs(weights).max(axis=others).astype(np.float64) / 127).astype(np.float32)
         # A channel of tiny or no weights gets a scale with which its bias still fits.
-        needed = np.abs(bias) / (scale_in * _LARGEST_BIAS)
+        needed = np.abs(bias) / largest_bias
         scales = np.maximum(scales, np.maximum(needed, 1e-12).astype(np.float32))
-        if not per_channel:
+        if name == "FULLY_CONNECTED" and not self.options.per_channel_dense:
             scales[:] = scales.max()
 
         along = [1] * weights.ndim
@@ -518,18 +587,7 @@ class _Rewriter:
         rounded = np.clip(np.round(weights / wide), -127, 127)
         if self.options.correct_bias and inputs[0] in self.observed:
             bias = bias - self._mean_error(name, rounded * wide - weights, inputs[0])
-        steps = np.float64(scale_in) * scales
-        bias_type = np.int64 if self.is_16 else np.int32
-        listed = scales if per_channel else scales[:1]
-        zeros = [0] * len(listed)
-        quantized = self._new_constant(inputs[1], rounded.astype(np.int8), listed, zeros, axis)
-        biases = self._new_constant(
-            inputs[2] if len(inputs) > 2 and inputs[2] >= 0 else inputs[1],
-            np.round(bias / steps).astype(bias_type),
-            steps.astype(np.float32)[: len(listed)],
-            zeros,
-        )
-        return [source, quantized, biases]
+        return rounded.astype(np.int8), scales, bias
 
     def _is_plain_average(self, operator: schema.OperatorT) -> bool:
         """Whether every window lies within the image, so that a convolution can take its mean.
@@ -554,10 +612,9 @@ class _Rewriter:
         )
         steps = np.float32(np.float64(self.params[source][0]) * scales)
         weights = np.full(size, 127, np.int8)
-        zeros = [0] * channels
         return [
-            self._new_constant(source, weights, scales, zeros, 3),
-            self._new_constant(source, np.zeros(channels, np.int32), steps, zeros),
+            self._new_constant(source, weights, scales, 3),
+            self._new_constant(source, np.zeros(channels, np.int32), steps),
         ]
 
     def _mean_error(self, name: str, error: np.ndarray, source: int) -> np.ndarray:
@@ -600,15 +657,16 @@ class _Rewriter:
         inputs: list[int],
         outputs: list[int],
         like: schema.OperatorT | None = None,
+        version: int | None = None,
     ) -> None:
         operator = schema.OperatorT() if like is None else copy.copy(like)
-        operator.opcodeIndex = self._code(name)
+        operator.opcodeIndex = self._code(name, version)
         operator.inputs, operator.outputs = inputs, outputs
         self.emitted.append(operator)
 
-    def _code(self, name: str) -> int:
+    def _code(self, name: str, version: int | None = None) -> int:
         number = getattr(schema.BuiltinOperator, name)
-        version = _VERSIONS.get(name, (1, 1))[self.is_16]
+        version = version or _VERSIONS.get(name, (1, 1))[self.is_16]
         if (number, version) not in self.codes:
             code = schema.OperatorCodeT()
             code.builtinCode, code.version = number, version
@@ -634,17 +692,27 @@ class _Rewriter:
         return len(self.graph.tensors) - 1
 
     def _new_constant(
-        self, like: int, values: np.ndarray, scales: Any, zero_points: Any, axis: int = 0
+        self,
+        like: int,
+        values: np.ndarray,
+        scales: Any = None,
+        axis: int = 0,
+        zero_points: Any = None,
     ) -> int:
         index = self._new_tensor(self._tensor_name(like), like, values.dtype, None)
         tensor = self.graph.tensors[index]
         tensor.shape = list(values.shape)
-        tensor.quantization = _quantization(scales, zero_points, axis)
+        if scales is not None:
+            tensor.quantization = _quantization(scales, zero_points or [0] * len(scales), axis)
         buffer = schema.BufferT()
         buffer.data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
         self.model.buffers.append(buffer)
         tensor.buffer = len(self.model.buffers) - 1
         return index
+
+
+def _bias_or_weights(inputs: list[int]) -> int:
+    return inputs[2] if len(inputs) > 2 and inputs[2] >= 0 else inputs[1]
 
 
 def _depthwise_like(operator: schema.OperatorT) -> schema.OperatorT:

@@ -51,9 +51,9 @@ a small network (a block per stage, {size} x {size} pixels) is converted to ever
 be of that scheme from the flatbuffer, run by LiteRT and compared with the Keras model.
 
 A cell says in how many pieces XNNPACK runs the network up to its logits, and which operators it
-leaves to LiteRT's own kernels. The DEQUANTIZE and the SOFTMAX behind the logits of `int8` and
-`int16x8` files, and the QUANTIZE in front, are not counted. `int16x8` is computed by reference
-kernels, for which there is no delegate: it is many times slower than any other.
+leaves to LiteRT's own kernels. DEQUANTIZE and SOFTMAX towards the end of `int8` and `int16x8`
+files, and the QUANTIZE in front, are not counted. `int16x8` is computed by reference kernels, for
+which there is no delegate: it is many times slower than any other.
 
 """
 # Float conversions at the ends of a file, which are no part of the network.

@@ -146,33 +146,34 @@ def int8_file(request):
 
 
 class TestInt8Graph:
-    def test_all_is_8_bit_up_to_the_scores_in_one_partition(self, int8_file):
+    def test_all_is_8_bit_up_to_the_features_in_one_partition(self, int8_file):
         graph = read_graph(int8_file)
-        behind = [op.name for op in graph.operators[-2:]]
-        assert behind == ["DEQUANTIZE", "SOFTMAX"]
         names = [op.name for op in graph.operators]
-        to_logits = graph.operators[: names.index("DEQUANTIZE")]
-        assert len(to_logits) == len(graph.operators) - 2
-        tensors = {i for op in to_logits for i in (*op.inputs, *op.outputs) if i >= 0}
+        behind = names.index("DEQUANTIZE")
+        assert names[behind:] == ["DEQUANTIZE", "MEAN", "FULLY_CONNECTED", "SOFTMAX"]
+        to_features, classifier = graph.operators[:behind], graph.operators[behind:]
+        weights = [graph.tensors[i].dtype for i in classifier[2].inputs[1:]]
+        assert weights == ["int8", "float32"]
+        tensors = {i for op in to_features for i in (*op.inputs, *op.outputs) if i >= 0}
         dtypes = {}
         for i in tensors:
             tensor = graph.tensors[i]
             dtypes.setdefault(tensor.dtype, []).append(tensor)
-        # 32-bit integers are biases, or the arguments of PAD and MEAN.
+        # 32-bit integers are biases, or the arguments of PAD.
         assert set(dtypes) == {"uint8", "int8", "int32"}
         assert [t.index for t in dtypes["uint8"]] == list(graph.inputs)
         assert all(t.is_constant for t in dtypes["int32"])
-        biases = {op.inputs[2] for op in to_logits if op.name.endswith(("CONV_2D", "CONNECTED"))}
-        arguments = {op.inputs[1] for op in to_logits if op.name in ("PAD", "MEAN")}
+        biases = {op.inputs[2] for op in to_features if op.name.endswith("CONV_2D")}
+        arguments = {op.inputs[1] for op in to_features if op.name == "PAD"}
         assert {t.index for t in dtypes["int32"]} <= biases | arguments
 
         # The one partition takes the pixels (as they are, or behind QUANTIZE, which moves the zero
-        # from 128 to 0) and reaches the logits.
+        # from 128 to 0) and reaches the scores.
         ((inputs, outputs),) = delegates(int8_file)
-        pixels, logits = graph.inputs[0], to_logits[-1].outputs[0]
+        pixels = graph.inputs[0]
         after = {graph.operators[0].outputs[0]} if graph.operators[0].name == "QUANTIZE" else set()
         assert inputs & ({pixels} | after)
-        assert outputs <= {logits, *(op.outputs[0] for op in graph.operators[-2:])}
+        assert outputs <= {op.outputs[0] for op in classifier[-2:]}
 
     def test_batch_normalization_is_folded_into_the_convolutions(self, int8_file):
         graph = read_graph(int8_file)

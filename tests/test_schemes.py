@@ -228,6 +228,30 @@ class TestQuantizer:
         assert in_float == set(convolutions[:2])
         assert some.scheme == "mixed"
 
+    @pytest.mark.parametrize("per_channel", [True, False])
+    def test_classes_do_not_tie_where_float32_comes_out(self, float_file, per_channel):
+        """Eight bits tell 256 logits apart, and so give classes the same probability."""
+        options = {"per_channel_dense": per_channel}
+        images = np.random.default_rng(0).integers(0, 256, (200, *CIFAR), np.uint8)
+        floating = quantizer.quantize(float_file, NOISE.images, **options)
+        integers = quantizer.quantize(float_file, NOISE.images, target="int8", **options)
+        assert read_graph(floating).scheme == read_graph(integers).scheme == "int8"
+        assert len(floating) < len(integers) + 500
+        exact, ties = Runner(float_file)(images), []
+        for content in (floating, integers):
+            given = np.sort(Runner(content)(images).astype(np.float32))
+            ties.append(np.count_nonzero(given[:, -1] == given[:, -2]))
+        assert ties[0] == 0 < ties[1]
+        np.testing.assert_allclose(Runner(floating)(images), exact, atol=0.02)
+
+    def test_a_dense_layer_can_stay_in_float(self, float_file):
+        name = read_graph(float_file).operators[-2].outputs[0]
+        name = read_graph(float_file).tensors[name].name
+        graph = read_graph(quantizer.quantize(float_file, NOISE.images, keep_float=[name]))
+        (dense,) = [op for op in graph.operators if op.name == "FULLY_CONNECTED"]
+        assert graph.tensors[dense.inputs[1]].dtype == "float32"
+        assert graph.scheme == "mixed"
+
     def test_dead_channels_and_constant_tensors_are_quantized(self, float_file):
         """Images of one value leave tensors without any range."""
         content = quantizer.quantize(float_file, np.zeros((2, *CIFAR), np.uint8))
