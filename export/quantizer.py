@@ -61,8 +61,7 @@ _VERSIONS = {
     "SLICE": (2, 4), "SOFTMAX": (2, 3), "STRIDED_SLICE": (2, 4), "SUB": (2, 5), "TANH": (2, 3),
     "TRANSPOSE": (2, 4),
 }  # fmt: skip
-# ... of a dense layer with int8 weights between float32 tensors: one scale, one per output.
-_DENSE_VERSIONS = (9, 12)
+_VERSION_OF_FLOAT_DENSE = 9  # with int8 weights all the same
 _OPERATORS = {
     number: name for name, number in vars(schema.BuiltinOperator).items() if name.isupper()
 }
@@ -104,7 +103,7 @@ class Options:
         keep_float: names of outputs of operators, in the float file, that stay in float32.
         correct_bias: whether the mean error that rounding the weights makes is taken off the
             biases.
-        per_channel_dense: whether fully connected weights have a scale per output channel, too;
+        per_channel_dense: whether the weights of 8-bit dense layers have a scale per output, too;
             TFLite Micro wants one for all.
     """
 
@@ -499,19 +498,17 @@ class _Rewriter:
         self.emitted.append(operator)
 
     def _emit_dense(self, operator: schema.OperatorT) -> None:
-        """Float32 features, int8 weights, float32 logits."""
-        name, inputs, output = (
-            "FULLY_CONNECTED",
-            [int(i) for i in operator.inputs],
-            int(operator.outputs[0]),
-        )
-        rounded, scales, bias = self._rounded_weights(name, inputs, np.inf)
-        is_per_channel = self.options.per_channel_dense
-        weights = self._new_constant(inputs[1], rounded, scales if is_per_channel else scales[:1])
+        """Float32 features, int8 weights, float32 logits.
+
+        The weights have one scale: one per output took TFLite until 2024.
+        """
+        name, inputs = "FULLY_CONNECTED", [int(i) for i in operator.inputs]
+        rounded, scales, bias = self._rounded_weights(name, inputs, np.inf, per_channel=False)
+        weights = self._new_constant(inputs[1], rounded, scales)
         biases = self._new_constant(_bias_or_weights(inputs), bias.astype(np.float32))
         operator.builtinOptions.asymmetricQuantizeInputs = True
-        version = _DENSE_VERSIONS[is_per_channel]
-        self._emit(name, [self._as_real(inputs[0]), weights, biases], [output], operator, version)
+        taken, output = [self._as_real(inputs[0]), weights, biases], int(operator.outputs[0])
+        self._emit(name, taken, [output], operator, _VERSION_OF_FLOAT_DENSE)
         self.real[output] = output
 
     def _emit_quantized(self, name: str, operator: schema.OperatorT) -> None:
@@ -552,21 +549,21 @@ class _Rewriter:
     def _weighted_inputs(self, name: str, inputs: list[int]) -> list[int]:
         scale_in, _ = self.params[inputs[0]]
         source = self._as_integer(inputs[0])
-        rounded, scales, bias = self._rounded_weights(name, inputs, scale_in * _LARGEST_BIAS)
+        per_channel = name != "FULLY_CONNECTED" or self.options.per_channel_dense
+        largest = scale_in * _LARGEST_BIAS
+        rounded, scales, bias = self._rounded_weights(name, inputs, largest, per_channel)
         steps = np.float64(scale_in) * scales
-        bias_type = np.int64 if self.is_16 else np.int32
-        listed = len(scales) if name != "FULLY_CONNECTED" or self.options.per_channel_dense else 1
-        biases = np.round(bias / steps).astype(bias_type)
+        biases = np.round(bias / steps).astype(np.int64 if self.is_16 else np.int32)
         return [
             source,
-            self._new_constant(inputs[1], rounded, scales[:listed], _WEIGHTED[name]),
-            self._new_constant(_bias_or_weights(inputs), biases, steps[:listed]),
+            self._new_constant(inputs[1], rounded, scales, _WEIGHTED[name]),
+            self._new_constant(_bias_or_weights(inputs), biases, steps),
         ]
 
     def _rounded_weights(
-        self, name: str, inputs: list[int], largest_bias: float
+        self, name: str, inputs: list[int], largest_bias: float, per_channel: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Weights as int8, a scale for every output channel, and the real bias."""
+        """Weights as int8, a scale for each output channel or one for all, and the real bias."""
         weights = np.asarray(self._constant(inputs[1]))  # `_is_quantizable` has seen to it
         bias = self._constant(inputs[2]) if len(inputs) > 2 and inputs[2] >= 0 else None
         axis = _WEIGHTED[name]
@@ -578,11 +575,11 @@ class _Rewriter:
         # A channel of tiny or no weights gets a scale with which its bias still fits.
         needed = np.abs(bias) / largest_bias
         scales = np.maximum(scales, np.maximum(needed, 1e-12).astype(np.float32))
-        if name == "FULLY_CONNECTED" and not self.options.per_channel_dense:
-            scales[:] = scales.max()
+        if not per_channel:
+            scales = scales.max(keepdims=True)
 
         along = [1] * weights.ndim
-        along[axis] = channels
+        along[axis] = len(scales)
         wide = scales.reshape(along).astype(np.float64)
         rounded = np.clip(np.round(weights / wide), -127, 127)
         if self.options.correct_bias and inputs[0] in self.observed:

@@ -228,13 +228,11 @@ class TestQuantizer:
         assert in_float == set(convolutions[:2])
         assert some.scheme == "mixed"
 
-    @pytest.mark.parametrize("per_channel", [True, False])
-    def test_classes_do_not_tie_where_float32_comes_out(self, float_file, per_channel):
+    def test_classes_do_not_tie_where_float32_comes_out(self, float_file):
         """Eight bits tell 256 logits apart, and so give classes the same probability."""
-        options = {"per_channel_dense": per_channel}
         images = np.random.default_rng(0).integers(0, 256, (200, *CIFAR), np.uint8)
-        floating = quantizer.quantize(float_file, NOISE.images, **options)
-        integers = quantizer.quantize(float_file, NOISE.images, target="int8", **options)
+        floating = quantizer.quantize(float_file, NOISE.images)
+        integers = quantizer.quantize(float_file, NOISE.images, target="int8")
         assert read_graph(floating).scheme == read_graph(integers).scheme == "int8"
         assert len(floating) < len(integers) + 500
         exact, ties = Runner(float_file)(images), []
