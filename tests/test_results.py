@@ -1,6 +1,7 @@
 """What docs/results.md says of a training is what the training's history says."""
 
 import csv
+import json
 import re
 import shlex
 import statistics
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from keras_resnet import cli, training
+from keras_resnet.weights import catalog
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "results.md").read_text(encoding="utf-8")
@@ -27,7 +29,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize(("row", "command"), list(zip(ROWS, COMMANDS, strict=True)))
 def test_a_row_tells_what_the_history_and_the_command_say(row, command):
-    network, data, recipe, epochs, seed, hours, accuracy, _, link = row
+    network, data, recipe, epochs, seed, _, hours, accuracy, _, link = row
     accuracies, seconds = [], 0.0
     for path in re.findall(r"\[csv\]\((.*?)\)", link):
         with (DOCS / path).open(newline="") as file:
@@ -84,3 +86,34 @@ def test_the_layer_responses_that_are_told_are_those_that_were_measured():
     for text, name in zip(told, ("plain20", "resnet20", "resnet56"), strict=True):
         values = column("residual_learning/layer_responses.csv", name)
         assert text == f"{statistics.fmean(values):.2f}"
+
+
+def test_the_errors_that_are_told_are_those_of_the_histories():
+    page = (DOCS / "degradation.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| [\w-]+ \| ([\d.]+) % \| ([\d.]+) % \|.* \[csv\]\((.*?)\) \|$", page, re.MULTILINE
+    )
+    assert len(rows) == 5
+    for training_error, test_error, path in rows:
+        with (DOCS / path).open(newline="") as file:
+            *_, last = csv.DictReader(file)
+        assert training_error == f"{100 - 100 * float(last['accuracy']):.2f}"
+        assert test_error == f"{100 - 100 * float(last['val_accuracy']):.2f}"
+
+
+@pytest.mark.parametrize("name", ["cifar10", "imagenet"])
+def test_the_pictures_to_choose_by_are_told_as_measured(name):
+    files = json.loads((DOCS / f"choosing/{name}.json").read_text(encoding="utf-8"))["measurements"]
+    assert (DOCS / f"choosing/{name}.png").is_file()
+    by = {(each["network"], each["scheme"]): each for each in files}
+    networks = {network for network, _ in by}
+    page = (DOCS / "networks.md").read_text(encoding="utf-8")
+    speedups = [by[n, "float32"]["p50_ms"] / by[n, "int8"]["p50_ms"] for n in networks]
+    (told,) = re.findall(rf"\({name}: int8 is\s([\d.]+ to [\d.]+) times", page)
+    assert told == f"{min(speedups):.1f} to {max(speedups):.1f}"
+    sizes = [by[n, "float32"]["file_bytes"] / by[n, "int8"]["file_bytes"] for n in networks]
+    assert 3 < min(sizes) <= max(sizes) < 4
+    if name == "cifar10":
+        assert networks == set(catalog.CIFAR10_FILES)
+        for each in files:
+            assert 0.84 < each["accuracy"] < 0.88

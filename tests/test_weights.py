@@ -15,7 +15,7 @@ from pictures import PICTURES, write_pictures
 from processes import run_python
 
 import keras_resnet
-from keras_resnet import Preprocessing, WeightsError, imagenet
+from keras_resnet import Preprocessing, WeightsError, export, imagenet
 from keras_resnet.weights import catalog, sources
 
 IMAGENET = Preprocessing.named("imagenet")
@@ -778,6 +778,19 @@ def test_shipped_files_are_small_and_half_precision():
     card = (SHIPPED / "README.md").read_text(encoding="utf-8")
     for name, path in files.items():
         assert re.search(rf"^\| `{name}` \|.* {path.stat().st_size:,} \|", card, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "most"), [("resnet8", 100_000), ("resnet20", 320_000)])
+def test_shipped_networks_are_small_in_8_bits(name, most, tmp_path):
+    """Calibrated on the images that come with them, and say much the same of those."""
+    model = keras_resnet.from_pretrained(f"cifar10/{name}")
+    calibration = keras_resnet.weights.calibration_images(f"cifar10/{name}")
+    bundle = export.to_tflite(model, tmp_path / "int8", "int8", calibration=calibration)
+    assert bundle.model_path.stat().st_size < most
+    images = np.load(calibration)["images"]
+    expected = np.asarray(model(model.preprocessing(images), training=False)).argmax(axis=1)
+    given = export.Classifier(bundle).probabilities(images).argmax(axis=1)
+    assert np.count_nonzero(given == expected) >= 60
 
 
 def test_shipped_weights_are_a_start_for_other_classes():

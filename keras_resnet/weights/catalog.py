@@ -7,6 +7,7 @@ from typing import Any
 from keras_resnet.architecture import Architecture, get_architecture
 
 CIFAR10_FILES: dict[str, str] = {
+    "resnet8": "fe2f1929a91e1eaac1219fe5bafae933ea3cb4a42e3355d5a038caca9b79d416",
     "resnet20": "91cbac51249c98fcea17a055d7bf86bd512dddfafb08deb4b408e1e9a251b96f",
 }
 """Registry name to the SHA-256 of the file that comes with this package."""
