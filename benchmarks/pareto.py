@@ -26,7 +26,6 @@ from keras_resnet.files import atomic_file
 from keras_resnet.weights import calibration_images
 from keras_resnet.weights.catalog import CIFAR10_FILES
 
-SCHEMES = ("float32", "float16", "dynamic_int8", "int8", "int16x8")
 IMAGENET = (
     *("resnet18", "resnet34", "resnet50", "resnet50_v1_5", "resnet50d", "resnetblur50"),
     *("seresnet50", "ecaresnet50d", "resnetrs50", "resnext50_32x4d", "wide_resnet50_2"),
@@ -42,7 +41,7 @@ def cifar10(directory: Path, evaluation: str) -> dict[Path, str]:
     for name in CIFAR10_FILES:
         model = from_pretrained(f"cifar10/{name}")
         calibration = calibration_images(f"cifar10/{name}")
-        for scheme in SCHEMES:
+        for scheme in export.SCHEMES:
             path = directory / f"{name}-{scheme}"
             export.to_tflite(model, path, scheme, calibration=calibration, evaluation=evaluation)
             paths[path] = name

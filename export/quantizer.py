@@ -11,8 +11,8 @@ biases int32. In `int16x8` activations are symmetric int16 and biases int64. Ope
 known here stay in float32 between a DEQUANTIZE and a QUANTIZE.
 
 Where float32 comes out, a classifier's mean over the image and its dense layer take the dequantized
-features: logits in 8 bits tie in every hundredth image. The dense layer's weights are int8 all the
-same; its kernel rounds the features, with a scale for every image.
+features: logits in 8 bits tie now and then. The dense layer's weights are int8 all the same; its
+kernel rounds the features, with a scale for every image.
 
 Needs ai-edge-litert and numpy alone.
 """
