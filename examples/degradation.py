@@ -1,6 +1,6 @@
 """The degradation experiment: deeper plain networks learn worse, deeper residual ones do not.
 
-    python examples/degradation.py                                # the embedded digits, 15 minutes
+    python examples/degradation.py                                # the embedded digits, ten minutes
     python examples/degradation.py --data folder:cifar10_jpeg --recipe paper-cifar \
         --set epochs=30 schedule=cosine --precision mixed_bfloat16 --out runs/degradation
 

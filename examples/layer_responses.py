@@ -6,6 +6,10 @@ Reads trained runs, feeds them test images of their own data, and measures the s
 of every convolution's output behind its batch normalization and before the addition or the
 nonlinearity: in a residual network, what the layer adds to an identity. Draws it by depth, and
 sorted as in the paper, and prints the mean of each network; `--csv` writes the figures.
+
+Beside it stands how far training has blown up each convolution: the norm of its kernel over that of
+its initialization. Behind a kernel that is tenfold, batch normalization gives the same output, and
+a gradient of a tenth.
 """
 
 import argparse
@@ -13,6 +17,7 @@ import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from keras_resnet.quiet import import_tensorflow
 
@@ -29,8 +34,15 @@ from keras_resnet.training.runs import Run  # noqa: E402
 IMAGES = 512
 
 
-def responses(run: Run) -> dict[str, float]:
-    """Standard deviations of the normalized outputs of the convolutions, by layer."""
+class Layer(NamedTuple):
+    """What is measured of a convolution and of the normalization behind it."""
+
+    response: float
+    growth: float
+
+
+def measure(run: Run) -> dict[str, Layer]:
+    """The convolutions of a network in the order of depth, by the names of their normalizations."""
     model = run.model
     images, _ = run.load_data().test.take(IMAGES, model.input_shape[1:], run.preprocessing)
     names = [
@@ -42,27 +54,38 @@ def responses(run: Run) -> dict[str, float]:
     outputs = keras.Model(model.input, [model.get_layer(name).output for name in names])
     arrays = outputs.predict(run.preprocessing(images), verbose=0)
     # Those of a training in half precision are too coarse to be summed as they are.
+    deviations = [float(np.std(array.astype(np.float32))) for array in arrays]
+    kernels = [model.get_layer(name.replace("_norm", "_conv")).kernel for name in names]
+    # He et al. 2015b draw with a variance of 2 / (height x width x filters).
+    growths = [np.linalg.norm(kernel) / np.sqrt(2 * kernel.shape[2]) for kernel in kernels]
     return {
-        name: float(np.std(array.astype(np.float32)))
-        for name, array in zip(names, arrays, strict=True)
+        name: Layer(deviation, float(growth))
+        for name, deviation, growth in zip(names, deviations, growths, strict=True)
     }
 
 
-def draw(measured: dict[str, dict[str, float]], path: Path) -> None:
-    """By depth above, sorted below."""
+def draw(measured: dict[str, dict[str, Layer]], path: Path) -> None:
+    """Responses by depth, sorted, and the growth of kernels."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    above, below = figure.subplots(2, 1)
-    for number, (name, values) in enumerate(measured.items()):
-        ordered = list(values.values())
+    figure = Figure(figsize=(9, 8.5), layout="constrained")
+    above, middle, below = figure.subplots(3, 1)
+    for number, (name, layers) in enumerate(measured.items()):
         style = {"color": f"C{number}", "lw": 1.5, "marker": ".", "label": name}
-        above.plot(range(1, len(ordered) + 1), ordered, **style)
-        below.plot(range(1, len(ordered) + 1), sorted(ordered, reverse=True), **style)
-    above.set(title="by depth", xlabel="layer")
-    below.set(title="sorted", xlabel="layer, the largest first")
-    for axes in (above, below):
-        axes.set(ylabel="standard deviation", ylim=(0, None))
+        deviations, growths = zip(*layers.values(), strict=True)
+        depths = range(1, len(layers) + 1)
+        above.plot(depths, deviations, **style)
+        middle.plot(depths, sorted(deviations, reverse=True), **style)
+        below.plot(depths, growths, **style)
+    above.set(title="by depth", xlabel="layer", ylabel="standard deviation")
+    middle.set(title="sorted", xlabel="layer, the largest first", ylabel="standard deviation")
+    below.set(title="kernels, by depth", xlabel="layer", ylabel="norm / at initialization")
+    for axes in (above, middle, below):
+        axes.set(yscale="log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
         axes.grid(alpha=0.3)
     above.legend()
     with atomic_file(path) as temporary:
@@ -83,19 +106,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
 
-    measured = {run.path.name: responses(run) for run in runs}
+    measured = {run.path.name: measure(run) for run in runs}
     draw(measured, options.picture)
     if options.csv:
         with atomic_file(options.csv) as temporary, temporary.open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["network", "layer", "standard deviation"])
-            for name, values in measured.items():
-                writer.writerows((name, layer, f"{value:.4f}") for layer, value in values.items())
-    rows = [("network", "layers", "mean", "smallest", "largest")]
-    for name, values in measured.items():
-        sizes = list(values.values())
-        figures = (np.mean(sizes), min(sizes), max(sizes))
-        rows.append((name, str(len(sizes)), *(f"{figure:.3f}" for figure in figures)))
+            writer.writerow(["network", "layer", "standard deviation", "growth"])
+            for name, layers in measured.items():
+                for layer, (deviation, growth) in layers.items():
+                    writer.writerow((name, layer, f"{deviation:.4f}", f"{growth:.4f}"))
+    rows = [("network", "layers", "mean", "smallest", "largest", "growth")]
+    for name, layers in measured.items():
+        deviations, growths = zip(*layers.values(), strict=True)
+        figures = (np.mean(deviations), min(deviations), max(deviations), max(growths))
+        rows.append((name, str(len(layers)), *(f"{figure:.3f}" for figure in figures)))
     print("\n".join(columns(rows)))
 
 

@@ -104,8 +104,9 @@ def test_the_degradation_experiment_draws_and_tabulates_what_it_trained(tmp_path
 
     script = str(ROOT / "examples" / "layer_responses.py")
     out = run_example(script, "runs/resnet8-A", "--csv", "r.csv", cwd=tmp_path)
-    name, layers, mean, *_ = out.splitlines()[-1].split()
+    name, layers, mean, *_, growth = out.splitlines()[-1].split()
     assert (name, layers) == ("resnet8-A", "7")
+    assert 1 < float(growth) < 5  # kernels begin at one
     assert 0.5 < float(mean) < 2  # summed in half precision, a tenth of that
     assert (tmp_path / "layer_responses.png").stat().st_size > 10_000
     assert len((tmp_path / "r.csv").read_text().splitlines()) == 8
