@@ -780,7 +780,9 @@ def test_shipped_files_are_small_and_half_precision():
         assert re.search(rf"^\| `{name}` \|.* {path.stat().st_size:,} \|", card, re.MULTILINE)
 
 
-@pytest.mark.parametrize(("name", "most"), [("resnet8", 100_000), ("resnet20", 320_000)])
+@pytest.mark.parametrize(
+    ("name", "most"), [("resnet8", 100_000), ("resnet20", 320_000), ("resnet56", 1_000_000)]
+)
 def test_shipped_networks_are_small_in_8_bits(name, most, tmp_path):
     """Calibrated on the images that come with them, and say much the same of those."""
     model = keras_resnet.from_pretrained(f"cifar10/{name}")

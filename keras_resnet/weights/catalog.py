@@ -8,7 +8,8 @@ from keras_resnet.architecture import Architecture, get_architecture
 
 CIFAR10_FILES: dict[str, str] = {
     "resnet8": "fe2f1929a91e1eaac1219fe5bafae933ea3cb4a42e3355d5a038caca9b79d416",
-    "resnet20": "91cbac51249c98fcea17a055d7bf86bd512dddfafb08deb4b408e1e9a251b96f",
+    "resnet20": "7dea59f8adcad9a92c8010e6ba4c5a0f2825d327734008c5b0d9fa11a18a9614",
+    "resnet56": "6040828a0da804bb6c2d1d7b4bb989e84050dc43803982a1e6a543f4b541b42e",
 }
 """Registry name to the SHA-256 of the file that comes with this package."""
 
