@@ -63,7 +63,8 @@ def test_what_was_not_run_has_a_command_that_would():
 def column(path, *key, index=2):
     """The floating-point figures of a column, of the rows that begin so."""
     with (DOCS / path).open(newline="") as file:
-        return [float(row[index]) for row in csv.reader(file) if row[: len(key)] == list(key)]
+        rows = list(csv.reader(file))[1:]
+    return [float(row[index]) for row in rows if row[: len(key)] == list(key)]
 
 
 def test_the_gradients_that_are_told_are_those_that_were_noted():
@@ -133,6 +134,23 @@ def test_the_gain_of_warmup_that_is_told_is_that_of_the_histories():
             with (DOCS / name).open(newline="") as file:
                 third = list(csv.DictReader(file))[2]
             assert error == f"{100 - 100 * float(third['accuracy']):.2f}"
+    page = (DOCS / "residual_learning.md").read_text(encoding="utf-8")
+    (told,) = re.findall(r"ratio of plain-56 is ([\d.]+)\safter it instead of ([\d.]+) ", page)
+    for ratio, name in zip(told, ("warm", "ten"), strict=True):
+        norms = column(f"degradation/{name}/plain56-gradients.csv", "1")
+        measured = statistics.fmean(norms[1:6]) / statistics.fmean(norms[-5:])
+        assert ratio == f"{measured:.2f}"
+
+
+def test_the_epoch_in_which_the_deeper_network_passes_is_told_as_it_was():
+    page = (DOCS / "degradation.md").read_text(encoding="utf-8")
+    (told,) = re.findall(r"passes that of ResNet-20 in epoch (\d+)", page)
+    accuracies = [
+        column(f"degradation/{name}-history.csv", index=2) for name in ("resnet20", "resnet56")
+    ]
+    ahead = [deeper > other for other, deeper in zip(*accuracies, strict=True)]
+    assert ahead.index(True) + 1 == int(told)
+    assert all(ahead[int(told) - 1 :])
 
 
 @pytest.mark.parametrize("name", ["cifar10", "imagenet"])
