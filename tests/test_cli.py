@@ -540,18 +540,21 @@ class TestHowToTrain:
         assert status == 0, err
         assert "the run was finished before" in out
 
-    def test_training_starts_from_weights_with_a_new_classifier(self, capsys, run_dir, tmp_path):
-        path = tmp_path / "run"
-        arguments = ("train", "--model", "resnet8", "--data", "digits", "--out", path)
+    @pytest.mark.parametrize("same_classes", [True, False])
+    def test_training_starts_from_weights_with_a_new_classifier_for_new_classes(
+        self, same_classes, capsys, run_dir, photographs, tmp_path
+    ):
+        path, weights = tmp_path / "run", run_dir / "model.keras"
+        source = f"folder:{photographs}" if same_classes else "digits"
+        arguments = ("train", "--model", "resnet8", "--data", source, "--out", path)
         few = ("--set", "epochs=1", "--set", "warmup_epochs=0", "--set", "learning_rate=1e-9")
-        weights = run_dir / "model.keras"
         status, _, err = run(capsys, *arguments, *few, "--weights", weights)
         assert status == 0, err
-        first, second = (
-            keras_resnet.load_model(p / "model.keras").get_layer("stage4_block1_conv2").kernel
-            for p in (run_dir, path)
-        )
-        np.testing.assert_allclose(second, first, atol=1e-6)
+        first, second = (keras_resnet.load_model(p / "model.keras") for p in (run_dir, path))
+        for name in ("stage4_block1_conv2", *(("logits",) if same_classes else ())):
+            before, after = (model.get_layer(name).kernel for model in (first, second))
+            np.testing.assert_allclose(after, before, atol=1e-6)
+        assert second.output_shape[-1] == (2 if same_classes else 10)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -5,9 +5,11 @@ import json
 import re
 
 import build_networks
+import deeper
 import detector_features
 import export_and_classify
 import fine_tune
+import numpy as np
 import own_architecture
 import pictures
 import pytest
@@ -125,6 +127,63 @@ def test_quantization_in_training_and_after_it_keep_the_accuracy(own_run, capsys
         assert accuracy["exported_correct"] > 0.9 * accuracy["examples"]
         assert f"runs/qat/{name}: {accuracy['exported_correct']} of 355 right" in out
     assert bundle.manifest["optimization"]["method"] == "qat"
+
+
+class TestDeeper:
+    def test_a_deeper_network_begins_as_the_one_of_the_package(self, directory, capsys):
+        deeper.main(["cifar10/resnet20", "resnet32", "--out", "resnet32.keras"])
+        assert "466,426 weights; 271,098 of them known" in capsys.readouterr().out
+        shallow, deep = (
+            keras_resnet.ResNet20(weights="cifar10"),
+            keras_resnet.ResNet32(weights="resnet32.keras"),
+        )
+        images = np.random.default_rng(1).normal(size=(4, 32, 32, 3))
+        np.testing.assert_array_equal(deep(images), shallow(images))
+        assert deep.class_names == shallow.class_names
+        assert deep.preprocessing == shallow.preprocessing
+        gradients = deep_gradients(deep, images)
+        # Behind a scale of zero nothing is learned in the first step, but the scale itself is.
+        assert gradients["stage2_block5_norm2/gamma"] > 0
+        assert (
+            gradients["stage2_block5_conv1/kernel"] == 0 < gradients["stage2_block3_conv1/kernel"]
+        )
+
+    @pytest.mark.parametrize(
+        ("shallow", "deep", "message"),
+        [
+            ("resnet20", "plain56", "plain56 differs from resnet20 in more than"),
+            ("resnet20", "resnet110_preact", "in more than the number of blocks"),
+            ("resnet32", "resnet20", "resnet20 has no place for stage2_block4_conv1 of resnet32"),
+            ("plain20", "plain32", "plain32 cannot begin as plain20: they differ by 0."),
+            ("resnet50_v2", "resnet101_v2", "resnet101_v2 cannot begin as resnet50_v2"),
+        ],
+    )
+    def test_what_cannot_begin_as_another_is_refused(self, shallow, deep, message):
+        shape = (32, 32, 3)
+        with pytest.raises(ValueError, match=re.escape(message)):
+            deeper.deepened(keras_resnet.create_model(shallow, input_shape=shape), deep)
+
+    def test_a_file_that_is_there_stays(self, directory, tmp_path, capsys):
+        file = tmp_path / "mine.keras"
+        file.write_text("mine")
+        with pytest.raises(SystemExit):
+            deeper.main(["cifar10/resnet20", "resnet32", "--out", str(file)])
+        assert "exists already" in capsys.readouterr().err
+        assert file.read_text() == "mine"
+
+
+def deep_gradients(model, images):
+    """The largest gradient of each weight, of a loss that every output takes part in."""
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(images, training=True)[:, 0])
+    gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
+    names = [
+        v.path.split("/", 1)[-1] if v.path.count("/") > 1 else v.path
+        for v in model.trainable_variables
+    ]
+    return {n: float(abs(g).numpy().max()) for n, g in zip(names, gradients, strict=True)}
 
 
 def test_a_detector_has_its_levels_at_strides_8_16_and_32(capsys):

@@ -344,6 +344,23 @@ def test_the_head_of_our_own_files_can_be_skipped(name, tmp_path):
     np.testing.assert_array_equal(values(other)[0], values(model)[0])
 
 
+@pytest.mark.parametrize("name", OWN_FILES)
+@pytest.mark.parametrize(
+    ("names", "is_kept"),
+    [("abcd", True), ("dcba", False), ("wxyz", False), ("abcde", False), (None, False)],
+)
+def test_the_head_is_kept_where_the_same_classes_are_named(name, names, is_kept, tmp_path):
+    model, file = keras_resnet.ResNet8(classes=4, class_names=list("abcd")), tmp_path / name
+    save(randomized(model), file)
+    other = keras_resnet.ResNet8(classes=len(names or "abcd"), class_names=names and list(names))
+    head = values(model if is_kept else other)[-2:]
+    keras_resnet.load_weights(other, file, skip_head=None)
+    for now, then in zip(values(other)[-2:], head, strict=True):
+        np.testing.assert_array_equal(now, then)
+    np.testing.assert_array_equal(values(other)[0], values(model)[0])
+    assert other.class_names == (names and tuple(names))
+
+
 def test_a_file_that_does_not_say_what_it_is_of_fits_or_not(resnet20, tmp_path):
     file = tmp_path / "model.weights.h5"
     keras.Model.save_weights(resnet20, file)

@@ -54,7 +54,7 @@ def _add_train(add: Add) -> None:
     what.add_argument(
         "--weights",
         metavar="SOURCE",
-        help="start from these, with a new classifier: a file, or "
+        help="start from these, with a new classifier where the classes are others: a file, or "
         "a name such as imagenet or timm/resnet50.a1_in1k",
     )
     what.add_argument("--skip-bad-images", action="store_true", help="leave out broken files")
@@ -260,7 +260,7 @@ def _train(options: argparse.Namespace) -> int:
             preprocessing=Preprocessing(crop=recipe.eval_crop),
         )
         if options.weights and not (before and before.get("epochs")):
-            load_weights(network, options.weights, skip_head=True)
+            load_weights(network, options.weights, skip_head=None)
         return network
 
     weights = _class_weights(options.class_weights)

@@ -31,7 +31,7 @@ def load_weights(
     model: keras.Model,
     source: Source,
     *,
-    skip_head: bool = False,
+    skip_head: bool | None = False,
     preprocessing: Preprocessing | None = None,
     progress: bool = True,
 ) -> None:
@@ -48,7 +48,8 @@ def load_weights(
             keras.applications' `.h5`, our own `.keras`, `.weights.h5` and `.safetensors`, or a
             directory with `model.safetensors` and a `config.json` as timm writes it; or what
             `from_pretrained` takes.
-        skip_head: leave the classifier as it is, whatever the file holds of it.
+        skip_head: leave the classifier as it is, whatever the file holds of it; None: unless both
+            name the same classes, in the same order.
         preprocessing: what to remember; None takes the file's.
         progress: whether a download shows its progress.
 
@@ -63,6 +64,8 @@ def load_weights(
         source, network=architecture.name, include_top=has_head, progress=progress
     )
     checkpoint = _read(found, model)
+    if skip_head is None:
+        skip_head = checkpoint.class_names is None or checkpoint.class_names != model.class_names
     _assign(model, architecture, checkpoint, skip_head)
     preprocessing = preprocessing or checkpoint.preprocessing
     if preprocessing is not None:
