@@ -83,11 +83,14 @@ $(VENV)/.docs: $(VENV)/.installed
 	@$(BIN)/pip $(INSTALL) --editable '.[docs]'
 	@touch $@
 
-$(MEDIAPIPE)/.installed: setup.cfg pyproject.toml
+$(MEDIAPIPE)/.mediapipe:
 	@echo "Installing MediaPipe into $(MEDIAPIPE); 600 MB, once."
 	@$(PYTHON) -m venv $(MEDIAPIPE)
 	@$(MEDIAPIPE)/bin/pip $(INSTALL) "setuptools>=77" wheel \
 		mediapipe==1.2.2 ai-edge-litert numpy Pillow pytest
+	@touch $@
+
+$(MEDIAPIPE)/.installed: $(MEDIAPIPE)/.mediapipe setup.cfg pyproject.toml
 	@$(MEDIAPIPE)/bin/pip $(INSTALL) --no-deps \
 		--no-build-isolation --editable .
 	@touch $@
