@@ -24,7 +24,7 @@ import keras_resnet
 from keras_resnet.files import atomic_file, refuse_existing
 from keras_resnet.quiet import import_tensorflow
 
-PICTURES = 32
+PICTURES, TOLERANCE = 32, 1e-4
 
 
 def deepened(shallow: Any, name: str) -> Any:
@@ -54,8 +54,9 @@ def deepened(shallow: Any, name: str) -> Any:
     pixels = np.random.default_rng(0).uniform(0, 255, (PICTURES, *shallow.input_shape[1:]))
     images = shallow.preprocessing(pixels.astype("float32"))
     before, after = (network.predict(images, verbose=0) for network in (shallow, deep))
-    # The same operations on the same numbers, and additions of zero between them.
-    if difference := np.abs(after - before).max():
+    # The same operations on the same numbers, and additions of zero between them: the same bits on
+    # a CPU, while a GPU may choose another algorithm for the same layer.
+    if (difference := np.abs(after - before).max()) > TOLERANCE:
         raise ValueError(f"{name} cannot begin as {row.name}: they differ by {difference:.2g}")
     return deep
 
