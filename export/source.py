@@ -168,8 +168,18 @@ def feature_names(model: keras.Model) -> tuple[str, ...]:
 
     Of an only output, `"embedding"` if it is a vector and `"features"` if it is a map; of several
     without keys, the names of their layers.
+
+    Raises:
+        ValueError: if its outputs are nested.
     """
     structure = model.compute_output_spec(model.inputs[0])
+    parts = structure.values() if isinstance(structure, Mapping) else structure
+    nests = (Mapping, list, tuple)
+    if isinstance(structure, nests) and any(isinstance(part, nests) for part in parts):
+        raise ValueError(
+            "`outputs='features'` takes a model that gives a tensor, or a list or a dictionary of "
+            f"tensors. Received: a model that gives {structure!r}"
+        )
     if isinstance(structure, Mapping):
         return tuple(structure)
     if len(model.outputs) > 1:

@@ -160,6 +160,15 @@ class TestEnds:
             assert bundle.outputs == (name,)
             assert export.verify(bundle).passed
 
+    @pytest.mark.parametrize("nest", [lambda x: {"a": {"b": x}}, lambda x: [[x], x]])
+    def test_nested_outputs_are_refused(self, nest, tmp_path):
+        image = keras.Input(CIFAR)
+        model = keras.Model(image, nest(keras.layers.Conv2D(2, 1)(image)))
+        with pytest.raises(ValueError, match=r"a list or a dictionary of tensors\. Received"):
+            export.to_tflite(
+                model, tmp_path / "b", outputs="features", preprocessing=Preprocessing()
+            )
+
     def test_features_have_no_accuracy(self, small, tmp_path):
         with pytest.raises(ValueError, match="`evaluation` is for classifiers"):
             export.to_tflite(small, tmp_path / "b", outputs="features", evaluation="digits")
