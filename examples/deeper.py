@@ -1,7 +1,7 @@
 """A deeper network that begins as a shallower one: the construction of the paper, as a start.
 
     python examples/deeper.py cifar10/resnet20 resnet56 --out resnet56.keras
-    keras-resnet train --model resnet56 --weights resnet56.keras --data folder:cifar/choose ...
+    keras-resnet train --model resnet56 --weights resnet56.keras --data tfds:cifar10 --out deeper
 
 He et al. 2015 (section 1) say why a deeper network need not be worse: copy the layers of the
 shallower one, and let the added ones be the identity. In a residual network that is one number per
