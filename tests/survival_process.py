@@ -19,7 +19,7 @@ def train(
     verbose=False,
     stop_after=None,
     spoil_at=None,
-    spoil_layer="logits",
+    spoil="logits/kernel",
     callbacks=(),
     **options,
 ):
@@ -35,9 +35,9 @@ def train(
         seed: of the training.
         verbose: whether it shows its progress.
         stop_after: stop after so many steps.
-        spoil_at: the step of the whole training, counted from 1, before which the kernel of a
-            layer becomes no number.
-        spoil_layer: the layer's name.
+        spoil_at: the step of the whole training, counted from 1, before which a weight becomes no
+            number.
+        spoil: the weight, as `layer/attribute`.
         callbacks: more of them.
         options: of `training.fit`.
     """
@@ -54,8 +54,9 @@ def train(
 
         def on_train_batch_begin(self, batch, logs=None):
             if self.epoch * 22 + batch + 1 == spoil_at:
-                kernel = self.model.get_layer(spoil_layer).kernel
-                kernel.assign(float("nan") * kernel)
+                layer, name = spoil.split("/")
+                weight = getattr(self.model.get_layer(layer), name)
+                weight.assign(float("nan") * weight)
 
         def on_train_batch_end(self, batch, logs=None):
             os.write(counter, b".")
