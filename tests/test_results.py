@@ -53,6 +53,25 @@ def test_a_row_tells_what_the_history_and_the_command_say(row, command):
     assert seed.replace(",", "") in given[0]
 
 
+def test_the_comparison_of_what_ships_is_that_of_the_histories_and_the_model_card():
+    rows = re.findall(
+        r"^\| `(\w+)`, .*?(\d+) epochs \| ([\d.]+) % \| [\d.]+ % \| ([\d.]+) % \| ([\d.]+) % \|$",
+        PAGE,
+        flags=re.MULTILINE,
+    )
+    histories = ("resnet20-again", "resnet56", "resnet56-deeper")
+    card = (Path(catalog.__file__).parent / "cifar10" / "README.md").read_text(encoding="utf-8")
+    shipped = dict.fromkeys(("resnet20", "resnet56"))
+    for (name, epochs, error, report, coded), history in zip(rows, histories, strict=True):
+        accuracies = column(f"results/{history}-history.csv")
+        assert error == f"{100 - 100 * accuracies[-1]:.2f}"
+        assert int(epochs) == len(accuracies) + (30 if history == "resnet20-again" else 0)
+        if shipped.get(name) is None:  # the first of a name is the one that ships
+            shipped[name] = re.search(rf"^\| `{name}` \|.*", card, flags=re.MULTILINE)[0]
+            assert f" {coded} % |" in shipped[name]
+            assert f" {report} % |" in shipped[name]
+
+
 def test_what_was_not_run_has_a_command_that_would():
     commands = re.findall(r"\*not run\*: `keras-resnet (.*?)`", PAGE)
     assert len(commands) >= 3
@@ -113,7 +132,7 @@ def test_the_errors_that_are_told_are_those_of_the_histories():
     rows = re.findall(
         r"^\| [\w, -]+ \| ([\d.]+) % \| ([\d.]+) % \|.* \[csv\]\((.*?)\) \|$", page, re.MULTILINE
     )
-    assert len(rows) == 14
+    assert len(rows) == 19
     for training_error, test_error, path in rows:
         with (DOCS / path).open(newline="") as file:
             *_, last = csv.DictReader(file)
