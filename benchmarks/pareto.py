@@ -8,9 +8,7 @@ random weights, so without an accuracy: latency and size do not depend on what a
 learned. Nothing is verified there, for want of anything to agree about. A `.json` beside each
 picture has the figures. One thread, one image at a time, all files taking turns.
 
-Do it on a machine that does nothing else; the load before it began is among the figures. Latency
-does not depend on the weights: when new ones ship, the same line with `--keep-latencies` measures
-the accuracies of `cifar10.json` again, on any machine.
+Do it on a machine that does nothing else; the load before it began is among the figures.
 """
 
 import argparse
@@ -19,12 +17,10 @@ import json
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from inference import untrained_file
 
 from keras_resnet import export, from_pretrained
-from keras_resnet.export.benchmarking import Benchmark, Machine, Measurement
 from keras_resnet.export.pareto import draw
 from keras_resnet.files import atomic_file
 from keras_resnet.weights import calibration_images
@@ -63,7 +59,7 @@ def imagenet(directory: Path) -> dict[Path, str]:
     return paths
 
 
-def keep(measured: Benchmark, names: Iterable[str], out: Path) -> None:
+def keep(measured: export.Benchmark, names: Iterable[str], out: Path) -> None:
     """The picture and the figures, and a table to read."""
     named = zip(measured.measurements, names, strict=True)
     measurements = tuple(
@@ -72,38 +68,9 @@ def keep(measured: Benchmark, names: Iterable[str], out: Path) -> None:
     )
     measured = dataclasses.replace(measured, measurements=measurements)
     draw(measured, out.with_suffix(".png"))
-    write(measured.to_dict(), out)
-    print(measured)
-
-
-def keep_latencies(directory: Path, evaluation: str, out: Path) -> None:
-    """The picture and the figures with other accuracies."""
-    told = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
-    bundles = {path.name: export.Bundle.open(path) for path in cifar10(directory, evaluation)}
-    if bundles.keys() != {each["name"] for each in told["measurements"]}:
-        raise SystemExit(f"{out}.json is of other networks; measure the latencies, too")
-    measurements = []
-    for each in told["measurements"]:
-        bundle = bundles[each["name"]]
-        each["accuracy"] = bundle.verification.accuracy.exported_accuracy
-        each["file_bytes"] = bundle.model_path.stat().st_size
-        fields = {field.name for field in dataclasses.fields(Measurement)}
-        # What is drawn of the latencies is their 90th percentile.
-        known = {key: value for key, value in each.items() if key in fields}
-        known |= {"latencies_ms": ((each["p90_ms"],),), "delegate": None, "ratio": (1, 1, 1)}
-        measurements.append(Measurement(**known))
-        print(f"{each['name']:20} {each['accuracy']:.2%}")
-    machine = Machine(**told["machine"])
-    settings = {key: told[key] for key in ("seconds", "queries", "warmup", "rounds")}
-    drawn = Benchmark(machine=machine, measurements=tuple(measurements), **settings)
-    draw(drawn, out.with_suffix(".png"))
-    write(told, out)
-
-
-def write(measured: dict[str, Any], out: Path) -> None:
-    """The figures as JSON."""
     with atomic_file(out.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(measured.to_dict(), indent=1) + "\n", encoding="utf-8")
+    print(measured)
 
 
 def main() -> None:
@@ -114,19 +81,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory of the pictures")
     parser.add_argument("--seconds", type=float, default=10, help="of each file; default: 10")
     parser.add_argument("--queries", type=int, default=64, help="of each file; default: 64")
-    parser.add_argument("--keep-latencies", action="store_true", help="only new accuracies")
     options = parser.parse_args()
-    if options.keep_latencies:
-        options.pictures = ("cifar10",)
     if "cifar10" in options.pictures and not options.evaluation:
         parser.error("cifar10 needs --evaluation, e.g. folder:cifar/report; or --pictures imagenet")
     options.out.mkdir(parents=True, exist_ok=True)
     for picture in options.pictures:
         with tempfile.TemporaryDirectory() as name:
             directory = Path(name)
-            if options.keep_latencies:
-                keep_latencies(directory, options.evaluation, options.out / picture)
-                continue
             files = (
                 cifar10(directory, options.evaluation)
                 if picture == "cifar10"
