@@ -178,11 +178,8 @@ def deep_gradients(model, images):
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(model(images, training=True)[:, 0])
     gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
-    names = [
-        v.path.split("/", 1)[-1] if v.path.count("/") > 1 else v.path
-        for v in model.trainable_variables
-    ]
-    return {n: float(abs(g).numpy().max()) for n, g in zip(names, gradients, strict=True)}
+    pairs = zip(model.trainable_variables, gradients, strict=True)
+    return {variable.path: float(abs(g).numpy().max()) for variable, g in pairs}
 
 
 def test_a_detector_has_its_levels_at_strides_8_16_and_32(capsys):
