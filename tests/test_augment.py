@@ -593,6 +593,17 @@ def test_padding_is_mixed_with_nothing_and_has_no_target(augmentation):
 
 
 @mixes
+def test_shares_of_the_classes_are_mixed_as_labels_are(augmentation):
+    images, labels = random_batch()
+    labels[4:] = -1
+    shares = np.where(labels[:, None] < 0, 0, np.eye(5)[labels])
+    for ours, expected in zip(
+        mixed(augmentation, images, shares), mixed(augmentation, images, labels), strict=True
+    ):
+        np.testing.assert_array_equal(ours, expected)
+
+
+@mixes
 def test_a_batch_of_one_stays_what_it_is(augmentation):
     images, labels = random_batch(batch=1)
     ours, targets = mixed(augmentation, images, labels)

@@ -143,6 +143,20 @@ def test_arrays_come_back_as_they_are():
         np.testing.assert_array_equal(read_labels, labels[:count])
 
 
+def test_labels_to_learn_from_may_be_shares_of_the_classes():
+    images, _ = numbered(10)
+    shares = np.random.default_rng(0).dirichlet(np.ones(3), 10)
+    source = data.from_arrays((images, shares), numbered(3), "abc")
+    pixels, targets = read(source.train, shape=(4, 4, 3), shuffle=(0, 0), remainder="pad")
+    assert targets.dtype == np.float32
+    numbers = pixels[:10, 0, 0, 0]
+    np.testing.assert_array_equal(np.sort(numbers), np.arange(10))
+    np.testing.assert_array_equal(targets[:10], shares[numbers].astype(np.float32))
+    np.testing.assert_array_equal(targets[10:], np.zeros((2, 3)))
+    expected = np.bincount(shares.argmax(axis=1), minlength=3)
+    np.testing.assert_array_equal(source.train.class_counts(3), expected)
+
+
 IMAGES, LABELS = numbered(6)
 
 
@@ -154,7 +168,7 @@ IMAGES, LABELS = numbered(6)
         (IMAGES[..., 0], LABELS, r"uint8 images.*Received: .*\(6, 4, 4\)"),
         (IMAGES[:0], LABELS[:0], r"uint8 images.*Received: .*\(0, 4, 4, 3\)"),
         (IMAGES, LABELS[:5], r"one integer label per image.*Received: .*\(5,\) for 6 images"),
-        (IMAGES, np.eye(3)[LABELS], r"one integer label per image.*Received: .*\(6, 3\)"),
+        (IMAGES, np.eye(3, dtype=int)[LABELS], r"one integer label per.*Received: .*\(6, 3\)"),
         (IMAGES, LABELS.astype(float), "one integer label per image.*Received: dtype=float64"),
         (IMAGES, LABELS + 1, r"labels 0\.\.2.*Received: 1\.\.3"),
         (IMAGES, LABELS - 1, r"labels 0\.\.2.*Received: -1\.\.1"),
@@ -165,6 +179,26 @@ def test_arrays_that_do_not_fit_are_refused_by_name(images, labels, message, arg
     splits = {"train": (IMAGES, LABELS), "test": (IMAGES, LABELS)} | {argument: (images, labels)}
     with pytest.raises(ValueError, match=f"`{argument}` must hold {message}"):
         data.from_arrays(**splits, class_names=["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        (np.eye(4)[LABELS], r"shares of the classes, \(6, 3\). Received: .*\(6, 4\)"),
+        (np.eye(3)[LABELS[:5]], r"shares of the classes, \(6, 3\). Received: .*\(5, 3\)"),
+        (np.eye(3)[LABELS] * 2, r"sum to 1 .*Received: \[2.0, 0.0, 0.0\] for image 0"),
+        (np.full((6, 3), [1.5, -0.5, 0]), r"from 0 on.*Received: \[1.5, -0.5, 0.0\]"),
+        (np.full((6, 3), np.nan), r"sum to 1 .*Received: \[nan, nan, nan\]"),
+    ],
+)
+def test_shares_that_are_none_are_refused(shares, message):
+    with pytest.raises(ValueError, match=f"`train` must hold .*{message}"):
+        data.from_arrays((IMAGES, shares), (IMAGES, LABELS), "abc")
+
+
+def test_what_is_tested_on_has_one_label_per_image():
+    with pytest.raises(ValueError, match="`test` must hold one integer label per image"):
+        data.from_arrays((IMAGES, LABELS), (IMAGES, np.eye(3)[LABELS]), "abc")
 
 
 # Names

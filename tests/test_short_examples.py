@@ -7,6 +7,7 @@ import re
 import build_networks
 import deeper
 import detector_features
+import distill
 import export_and_classify
 import fine_tune
 import numpy as np
@@ -169,6 +170,57 @@ class TestDeeper:
             deeper.main(["cifar10/resnet20", "resnet32", "--out", str(file)])
         assert "exists already" in capsys.readouterr().err
         assert file.read_text() == "mine"
+
+
+@pytest.fixture(scope="module")
+def lesson(folder_run):
+    """Of a teacher that takes each class for the next one, and of a start that knows better."""
+    teacher = training.load_run(folder_run.path).model
+    teacher.set_weights(
+        [np.roll(w, 1, -1) if w.shape[-1] == 4 else w for w in teacher.get_weights()]
+    )
+    teacher.save("teacher.keras")
+    settings = "--recipe small --set epochs=6 warmup_epochs=0 augment= --out runs/distilled"
+    return [
+        *("resnet8", "--weights", str(folder_run.path / "model.keras")),
+        *("--data", f"folder:{folder_run.path / 'photographs'}"),
+        *settings.split(),
+        *("--teachers", "teacher.keras"),
+    ]
+
+
+class TestDistill:
+    def test_what_the_teachers_say_is_learned_and_not_the_labels(self, lesson, folder_run, capsys):
+        distill.main(lesson)
+        told = re.search(r"together: ([\d.]+)% of 32 test images", capsys.readouterr().out)
+        assert float(told[1]) < 25
+        with np.load("runs/distilled/shares.npz", allow_pickle=False) as file:
+            shares, labels = file["shares"], file["labels"]
+        assert (shares.argmax(axis=1) == (labels + 1) % 4).mean() > 0.5
+        run = training.load_run("runs/distilled")
+        assert run.history[-1]["accuracy"] > 0.5  # of what the teacher says
+        assert accuracy_of(run) < 0.25 < 0.5 < accuracy_of(folder_run)
+
+    def test_the_teachers_are_asked_once(self, lesson, monkeypatch):
+        asked, probabilities = [], distill.probabilities
+        monkeypatch.setattr(
+            distill, "probabilities", lambda *a: asked.append(a[-1]) or probabilities(*a)
+        )
+        distill.main(lesson)
+        assert asked == ["Measuring the teachers"]
+
+    @pytest.mark.parametrize(
+        ("changed", "message"),
+        [
+            (["--teachers", "teacher.keras", "teacher.keras"], "is what teacher.keras said of 128"),
+            (["--teachers", "cifar10/resnet20"], "cifar10/resnet20 cannot teach"),
+            (["--data", "nowhere"], "Argument `data` must be"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused_with_a_sentence(self, lesson, changed, message, capsys):
+        with pytest.raises(SystemExit):
+            distill.main([*lesson, *changed])
+        assert message in capsys.readouterr().err
 
 
 def deep_gradients(model, images):

@@ -135,7 +135,7 @@ class Augmentation:
 
         Args:
             images: `(batch, height, width, channels)` of any floating-point dtype.
-            labels: integers `(batch,)`.
+            labels: integers `(batch,)`, or shares of the classes `(batch, classes)`.
             classes: how many there are.
             seed: two integers, from which alone the random numbers come.
 
@@ -152,13 +152,15 @@ class Augmentation:
                 "Images can be mixed after preprocessing, as floating-point numbers. "
                 f"Received: dtype={images.dtype.name}"
             )
-        targets = tf.one_hot(labels, classes, dtype=tf.float32)
+        if labels.shape.rank == 1:
+            labels = tf.one_hot(labels, classes, dtype=tf.float32)
+        targets = tf.cast(labels, tf.float32)
         if not self.mixes:
             return images, targets
         weights, share = self._weights(tf.shape(images)[1:], seed)
         # In float32 at least: bfloat16 holds less than a byte.
         dtype = tf.float64 if images.dtype == tf.float64 else tf.float32
-        partner, precise = _partner(labels), tf.cast(images, dtype)
+        partner, precise = _partner(targets), tf.cast(images, dtype)
         weights, share = tf.cast(weights, dtype), tf.cast(share, tf.float32)
         mixed = weights * precise + (1 - weights) * tf.gather(precise, partner)
         targets = share * targets + (1 - share) * tf.gather(targets, partner)
@@ -347,10 +349,10 @@ def _erase(images: tf.Tensor, uniforms: tf.Tensor, *, fill: tf.Tensor) -> tf.Ten
     return operations.paste(images, fill, is_row, is_column)
 
 
-def _partner(labels: tf.Tensor) -> tf.Tensor:
+def _partner(targets: tf.Tensor) -> tf.Tensor:
     """For every example the one that it is mixed with: the next; the first for the last."""
-    positions = tf.range(tf.size(labels))
-    real = tf.reduce_sum(tf.cast(labels >= 0, tf.int32))
+    positions = tf.range(tf.shape(targets)[0])
+    real = tf.reduce_sum(tf.cast(tf.reduce_any(targets > 0, axis=-1), tf.int32))
     return tf.where(positions < real, (positions + 1) % tf.maximum(real, 1), positions)
 
 

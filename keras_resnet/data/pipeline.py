@@ -47,7 +47,8 @@ def batches(
 
     Returns:
         A data set of (images `(batch, height, width, channels)`, int32 labels `(batch,)`), or of
-        (images, float32 targets `(batch, classes)`) where the augmentation mixes.
+        (images, float32 targets `(batch, classes)`) where the augmentation mixes, or where the
+        labels are shares of the classes.
 
     Raises:
         ValueError: for an unknown augmentation, augmentation without `shuffle`, or mixing without

@@ -105,6 +105,11 @@ def from_arrays(
 ) -> ImageData:
     """A source of one's own: (uint8 images `(n, h, w, c)`, integer labels `(n,)`) twice.
 
+    The labels to learn from may be shares of the classes instead, floating-point numbers
+    `(n, classes)` of which each row sums to 1: what several people said of an image, or what
+    another network did (Hinton et al. 2015). The accuracy that a training reports of its own
+    images is then that of the largest share.
+
     Raises:
         ValueError: if the arrays do not fit together.
     """
@@ -116,6 +121,10 @@ def from_arrays(
                 f"Argument `{argument}` must hold uint8 images (n, height, width, channels). "
                 f"Received: dtype={images.dtype}, shape={images.shape}"
             )
+        if argument == "train" and labels.ndim == 2:
+            _check_shares(labels, len(images), len(class_names))
+            splits.append(ArraySplit(images, labels))
+            continue
         if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(
                 f"Argument `{argument}` must hold one integer label per image. Received: "
@@ -128,6 +137,23 @@ def from_arrays(
             )
         splits.append(ArraySplit(images, labels))
     return ImageData(name, splits[0], splits[1], tuple(class_names))
+
+
+def _check_shares(shares: np.ndarray, images: int, classes: int) -> None:
+    """Refuses labels of training images that are no shares of the classes."""
+    if shares.shape != (images, classes) or not np.issubdtype(shares.dtype, np.floating):
+        raise ValueError(
+            "Argument `train` must hold one integer label per image, or floating-point shares of "
+            f"the classes, ({images}, {classes}). Received: dtype={shares.dtype}, "
+            f"shape={shares.shape} for {images} images"
+        )
+    # Written so that a share that is no number is refused, too.
+    wrong = ~((shares >= 0).all(axis=1) & (np.abs(shares.sum(axis=1) - 1) < 1e-3))
+    if wrong.any():
+        raise ValueError(
+            "Argument `train` must hold shares of the classes from 0 on, which sum to 1 for each "
+            f"image. Received: {shares[wrong][0].tolist()} for image {wrong.argmax()}"
+        )
 
 
 def _digits() -> ImageData:

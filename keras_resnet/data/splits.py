@@ -93,7 +93,8 @@ class Split(abc.ABC):
 
         Returns:
             A data set of (uint8 `(batch, height, width, channels)`, int32 `(batch,)`), whose batch
-            size is static unless `remainder` is `"keep"`.
+            size is static unless `remainder` is `"keep"`. Where the labels are shares of the
+            classes, they are float32 `(batch, classes)`, and zeros for what is missing.
 
         Raises:
             ValueError: if an argument cannot be right.
@@ -115,7 +116,7 @@ class Split(abc.ABC):
 
     @abc.abstractmethod
     def class_counts(self, classes: int) -> np.ndarray:
-        """How many examples there are of each label: int64 `(classes,)`."""
+        """How many examples there are of each label, or of each largest share: `(classes,)`."""
 
     @abc.abstractmethod
     def copies(self, count: int, times: int, seed: int) -> tuple[Split, np.ndarray]:
@@ -128,7 +129,7 @@ class Split(abc.ABC):
     def take(
         self, count: int, shape: Shape, preprocessing: Preprocessing, seed: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A random sample: uint8 images `(count, h, w, c)` and int32 labels, at most all."""
+        """A random sample, at most all: uint8 images `(count, h, w, c)`, and their labels."""
         if count < 1:
             raise ValueError(f"Argument `count` must be a positive integer. Received: {count}")
         split = self._uncached()
@@ -225,7 +226,7 @@ class IndexedSplit(Split):
     """Images that can be had by number. A shuffled epoch is one random permutation of them all."""
 
     def __init__(self, labels: np.ndarray, cache: str = "memory"):
-        self.labels = np.asarray(labels, dtype=np.int32)
+        self.labels = np.asarray(labels, np.int32 if np.ndim(labels) == 1 else np.float32)
         self.examples = self.shuffle_buffer = len(self.labels)
         self._cache = cache
         self._caches: dict[Any, Cache | None] = {}
@@ -243,7 +244,8 @@ class IndexedSplit(Split):
         places = plan.places()
         numbers = self._order(shuffle)[np.minimum(places, self.examples - 1)]
         numbers[places >= self.examples] = -1
-        labels = np.where(numbers < 0, -1, self.labels[numbers])
+        labels = self.labels[numbers]
+        labels[numbers < 0] = -1 if labels.ndim == 1 else 0
         if windows is None:
             parts, cache = None, self._cache_for(shape, preprocessing)
         else:
@@ -259,7 +261,8 @@ class IndexedSplit(Split):
         return tf.data.Dataset.zip((images, plan.batched(labels)))
 
     def class_counts(self, classes: int) -> np.ndarray:
-        return np.bincount(self.labels, minlength=classes)
+        labels = self.labels if self.labels.ndim == 1 else self.labels.argmax(axis=1)
+        return np.bincount(labels, minlength=classes)
 
     def copies(self, count: int, times: int, seed: int) -> tuple[Split, np.ndarray]:
         chosen = np.random.default_rng(seed).permutation(self.examples)[:count]
