@@ -155,6 +155,13 @@ def test_labels_to_learn_from_may_be_shares_of_the_classes():
     np.testing.assert_array_equal(targets[10:], np.zeros((2, 3)))
     expected = np.bincount(shares.argmax(axis=1), minlength=3)
     np.testing.assert_array_equal(source.train.class_counts(3), expected)
+    # Where one label is wanted it is that of the largest share: to calibrate with, and to draw.
+    sample, labels = source.train.take(10, (4, 4, 3), DEFAULT)
+    assert labels.dtype == np.int32
+    np.testing.assert_array_equal(labels, shares.argmax(axis=1)[sample[:, 0, 0, 0]])
+    copies, labels = source.train.copies(4, 2, seed=0)
+    numbers = read(copies, shape=(4, 4, 3))[0][:, 0, 0, 0]
+    np.testing.assert_array_equal(labels, shares.argmax(axis=1)[numbers])
 
 
 IMAGES, LABELS = numbered(6)

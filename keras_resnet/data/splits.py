@@ -129,14 +129,14 @@ class Split(abc.ABC):
     def take(
         self, count: int, shape: Shape, preprocessing: Preprocessing, seed: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A random sample, at most all: uint8 images `(count, h, w, c)`, and their labels."""
+        """A random sample, at most all: uint8 images `(count, h, w, c)` and int32 labels."""
         if count < 1:
             raise ValueError(f"Argument `count` must be a positive integer. Received: {count}")
         split = self._uncached()
         chosen = split.batches(min(count, self.examples), shape, preprocessing, shuffle=(seed, 0))
         with split.own_errors():
             images, labels = next(iter(chosen.take(1)))
-        return images.numpy(), labels.numpy()
+        return images.numpy(), _single(labels.numpy())
 
     def _uncached(self) -> Split:
         """The same, without a cache that reads all images for the first one."""
@@ -261,13 +261,12 @@ class IndexedSplit(Split):
         return tf.data.Dataset.zip((images, plan.batched(labels)))
 
     def class_counts(self, classes: int) -> np.ndarray:
-        labels = self.labels if self.labels.ndim == 1 else self.labels.argmax(axis=1)
-        return np.bincount(labels, minlength=classes)
+        return np.bincount(_single(self.labels), minlength=classes)
 
     def copies(self, count: int, times: int, seed: int) -> tuple[Split, np.ndarray]:
         chosen = np.random.default_rng(seed).permutation(self.examples)[:count]
         numbers = np.repeat(chosen, times)
-        return _Copies(self, numbers), self.labels[numbers]
+        return _Copies(self, numbers), _single(self.labels[numbers])
 
     @abc.abstractmethod
     def _reader(self, shape: Shape, preprocessing: Preprocessing) -> Reader:
@@ -630,6 +629,11 @@ class StreamSplit(Split):
         return tf.data.Dataset.from_tensors(0).flat_map(
             tf.autograph.experimental.do_not_convert(shuffled)
         )
+
+
+def _single(labels: np.ndarray) -> np.ndarray:
+    """Labels as they are; of shares of the classes, the class of the largest: int32 `(n,)`."""
+    return labels if labels.ndim == 1 else labels.argmax(axis=1).astype(np.int32)
 
 
 def _cache_key(images: Any, preprocessing: Preprocessing) -> dict[str, Any]:
