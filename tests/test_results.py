@@ -59,7 +59,7 @@ def test_the_comparison_of_what_ships_is_that_of_the_histories_and_the_model_car
         PAGE,
         flags=re.MULTILINE,
     )
-    histories = ("resnet20-again", "resnet56", "resnet56-deeper")
+    histories = ("resnet20-again", "resnet56", "resnet56-deeper", "resnet56-distilled")
     card = (Path(catalog.__file__).parent / "cifar10" / "README.md").read_text(encoding="utf-8")
     shipped = dict.fromkeys(("resnet20", "resnet56"))
     for (name, epochs, error, report, coded), history in zip(rows, histories, strict=True):
