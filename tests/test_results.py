@@ -132,7 +132,7 @@ def test_the_errors_that_are_told_are_those_of_the_histories():
     rows = re.findall(
         r"^\| [\w, -]+ \| ([\d.]+) % \| ([\d.]+) % \|.* \[csv\]\((.*?)\) \|$", page, re.MULTILINE
     )
-    assert len(rows) == 20
+    assert len(rows) == 21
     for training_error, test_error, path in rows:
         with (DOCS / path).open(newline="") as file:
             *_, last = csv.DictReader(file)
@@ -175,10 +175,13 @@ def test_the_epoch_in_which_the_deeper_network_passes_is_told_as_it_was():
 def test_the_starts_of_the_depths_are_told_as_they_were():
     page = (DOCS / "degradation.md").read_text(encoding="utf-8")
     (norms,) = re.findall(
-        r"are ([\d.]+) in ResNet-20, ([\d.]+) in ResNet-32 and ([\d.]+) in ResNet-56", page
+        r"are ([\d.]+) in ResNet-20, ([\d.]+) in ResNet-32, ([\d.]+) in ResNet-44 and "
+        r"([\d.]+) in ResNet-56",
+        page,
     )
-    (accuracies,) = re.findall(r"epoch they name (\d+), (\d+) and (\d+) %", page)
-    for norm, accuracy, depth in zip(norms, accuracies, (20, 32, 56), strict=True):
+    (accuracies,) = re.findall(r"they name (\d+), (\d+), (\d+) and (\d+) %", page)
+    depths = (20, 32, 44, 56)
+    for norm, accuracy, depth in zip(norms, accuracies, depths, strict=True):
         first = column(f"degradation/ten/resnet{depth}-gradients.csv", "0")[1:6]
         assert norm == f"{statistics.fmean(first):.2f}"
         (named,) = column(f"degradation/ten/resnet{depth}-history.csv", "1")
