@@ -152,9 +152,8 @@ class Augmentation:
                 "Images can be mixed after preprocessing, as floating-point numbers. "
                 f"Received: dtype={images.dtype.name}"
             )
-        if labels.shape.rank == 1:
-            labels = tf.one_hot(labels, classes, dtype=tf.float32)
-        targets = tf.cast(labels, tf.float32)
+        is_shares = labels.shape.rank == 2
+        targets = tf.cast(labels if is_shares else tf.one_hot(labels, classes), tf.float32)
         if not self.mixes:
             return images, targets
         weights, share = self._weights(tf.shape(images)[1:], seed)
